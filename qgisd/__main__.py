@@ -1,0 +1,5 @@
+"""`python -m qgisd`."""
+
+from qgisd.cli import main
+
+main(prog_name="qgisd")

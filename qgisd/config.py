@@ -1,0 +1,326 @@
+"""The configuration: TOML file, environment and secrets, validated whole, errors all at once.
+
+Precedence: flags, environment, secrets, file, defaults. Unknown keys are errors. Sizes are
+written "512MiB", times are seconds with the unit in the key. `etc/qgisd.toml` shows every key
+with its default; a test keeps the two together.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from qgisd.errors import ConfigError, Problem
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+
+DEFAULT_PATH = "/etc/qgisd/qgisd.toml"
+PREFIX = "QGISD_"
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]i)?B\s*$")
+
+
+def parse_size(value: object) -> object:
+    """ "512MiB" → bytes. Raises ValueError for text that is not of this form."""
+    if not isinstance(value, str):
+        raise ValueError('a size is written with its unit, as in "512MiB"')
+    match = _SIZE.match(value)
+    if match is None:
+        raise ValueError(f'{value!r} is not a size; write it as in "512MiB"')
+    return int(float(match[1]) * _UNITS[(match[2] or "") + "B"])
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all tables of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _check_listen(value: str) -> str:
+    if value.startswith("unix:"):
+        if not value[5:].startswith("/"):
+            raise ValueError('a Unix socket is written "unix:/absolute/path"')
+        return value
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError('write it as "127.0.0.1:7080" or "unix:/run/qgisd/http.sock"')
+    return value
+
+
+Listen = Annotated[str, BeforeValidator(lambda value: _check_listen(str(value)))]
+
+
+class Http(Section):
+    """The public listener."""
+
+    listen: Listen = "127.0.0.1:7080"
+    #: Peers whose X-Forwarded-*, X-Qgis-*, X-Lizmap-* and X-Request-Id are believed.
+    trusted_proxies: list[str] = ["127.0.0.1", "::1", "unix"]
+    max_body: Size = "16MiB"  # type: ignore[assignment]
+    max_url: Size = "64KiB"  # type: ignore[assignment]
+    cors_origins: list[str] = ["*"]
+    buffer: Size = "1MiB"  # type: ignore[assignment]
+    spool: Size = "512MiB"  # type: ignore[assignment]
+    client_timeout_s: Seconds = 60
+    apis: list[str] = []
+
+
+class Admin(Section):
+    """The listener of `ctl`, REST and metrics."""
+
+    listen: Listen = "unix:/run/qgisd/admin.sock"
+
+
+class Log(Section):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Daemon(Section):
+    """The process itself."""
+
+    #: "" means $RUNTIME_DIRECTORY, or a fresh temporary folder.
+    runtime_dir: str = ""
+    shutdown_timeout_s: Seconds = 30
+
+
+class Projects(Section):
+    """Which projects a pool serves."""
+
+    roots: dict[str, str] = {"/": "/srv/qgis"}
+    pinned: list[str] = []
+    on_demand: bool = True
+    bad_layers: Literal["ignore", "strict"] = "ignore"
+    check_interval_s: Seconds = 2
+
+    @field_validator("roots")
+    @classmethod
+    def _absolute(cls, value: dict[str, str]) -> dict[str, str]:
+        for prefix, folder in value.items():
+            if not prefix.startswith("/"):
+                raise ValueError(f'the name of a root begins with "/": {prefix!r}')
+            if not folder.startswith("/"):
+                raise ValueError(f"a root is an absolute path: {folder!r}")
+        return value
+
+
+class Qgis(Section):
+    """The environment of QGIS."""
+
+    plugin_path: str = ""
+    env: dict[str, str] = {}
+
+
+class Pool(Section):
+    """A zygote and all under it. [pools.NAME] overrides any of these keys of [pool]."""
+
+    route: str = ""
+    backend: Literal["qgis", "fake"] = "qgis"
+    workers: Count = 4
+    project_workers: Annotated[int, Field(ge=0)] = 0
+    print_workers: Count = 2
+    max_loads: Annotated[int, Field(ge=0)] = 0
+    queue: Count = 200
+    project_queue: Count = 50
+    request_timeout_s: Seconds = 20
+    print_timeout_s: Seconds = 120
+    stream_timeout_s: Seconds = 20
+    zygote_timeout_s: Seconds = 120
+    load_timeout_s: Seconds = 600
+    boot_timeout_s: Seconds = 10
+    stop_timeout_s: Seconds = 5
+    quiesce_s: Seconds = 2
+    disconnect_grace_s: Annotated[float, Field(ge=0)] = 1
+    idle_worker_s: Seconds = 60
+    ping_interval_s: Seconds = 10
+    ping_timeout_s: Seconds = 5
+    backoff_limit_s: Seconds = 60
+    snapshot: bool = True
+    projects: Projects = Projects()
+    qgis: Qgis = Qgis()
+
+    @field_validator("route")
+    @classmethod
+    def _route(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(/[A-Za-z0-9_.-]+)+", value):
+            raise ValueError('a route is a path such as "/tenant", or "" for none')
+        return value
+
+
+class Config(Section):
+    """All of it."""
+
+    http: Http = Http()
+    admin: Admin = Admin()
+    log: Log = Log()
+    daemon: Daemon = Daemon()
+    pool: Pool = Pool()
+    pools: dict[str, Pool] = {}
+
+    def all_pools(self) -> dict[str, Pool]:
+        """Name → pool: those of [pools.*], or the one [pool] by the name "default"."""
+        return self.pools or {"default": self.pool}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The configuration, and where each value that is no default came from."""
+
+    config: Config
+    #: Dotted key → "file …", "environment QGISD_…" or "flag".
+    sources: dict[str, str]
+
+
+def load(
+    path: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Read, merge and validate. Raises ConfigError with every problem there is.
+
+    path: the file, or None for the default one if it is there.
+    flags: dotted key → value, from the command line.
+    """
+    problems: list[Problem] = []
+    sources: dict[str, str] = {}
+    tree: dict[str, Any] = {}
+    given = path
+    if path is None and Path(DEFAULT_PATH).exists():
+        path = Path(DEFAULT_PATH)
+    if path is not None:
+        tree = _read(path, given is not None, problems)
+        for key in _leaves(tree):
+            sources[key] = f"file {path}"
+    for name, text in sorted(environment.items()):
+        if name.startswith(PREFIX) and "__" in name:
+            key = name[len(PREFIX) :].lower().replace("__", ".")
+            _put(tree, key, _from_text(text), problems, f"environment {name}")
+            sources[key] = f"environment {name}"
+    for key, value in (flags or {}).items():
+        _put(tree, key, value, problems, "flag")
+        sources[key] = "flag"
+    _inherit(tree)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        problems += [_problem(detail, sources, path) for detail in error.errors()]
+        raise ConfigError(problems) from None
+    problems += _contradictions(config, path)
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(config, sources)
+
+
+def _read(path: Path, must_exist: bool, problems: list[Problem]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(Problem(str(path), f"cannot be read: {error.strerror}"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(Problem(str(path), f"is not TOML: {error}"))
+    return {}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{prefix}{key}.")
+        else:
+            found.append(prefix + key)
+    return found
+
+
+def _from_text(text: str) -> Any:
+    """A value as TOML would read it; what is no TOML value is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, problems: list[Problem], source: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            problems.append(Problem(source, f"{section} is a value, not a table"))
+            return
+        tree = below
+    tree[last] = value
+
+
+def _inherit(tree: dict[str, Any]) -> None:
+    """Lay each [pools.NAME] over [pool]."""
+
+    def overlay(below: Any, above: Any) -> Any:
+        if isinstance(below, dict) and isinstance(above, dict):
+            return below | {key: overlay(below.get(key), value) for key, value in above.items()}
+        return above
+
+    pools = tree.get("pools")
+    if isinstance(pools, dict):
+        for name, pool in pools.items():
+            pools[name] = overlay(tree.get("pool", {}), pool)
+
+
+def _problem(detail: Any, sources: dict[str, str], path: Path | None) -> Problem:
+    key = ".".join(str(part) for part in detail["loc"])
+    where = sources.get(key) or (f"file {path}" if path else "defaults")
+    if detail["type"] == "extra_forbidden":
+        return Problem(f"{where}, {key}", "there is no such key")
+    message = detail["msg"].removeprefix("Value error, ")
+    return Problem(f"{where}, {key}", message)
+
+
+def _contradictions(config: Config, path: Path | None) -> list[Problem]:
+    """What each key allows by itself, but not together."""
+    where = f"file {path}" if path else "defaults"
+    problems = []
+    routes: dict[str, str] = {}
+    for name, pool in config.all_pools().items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            problems.append(Problem(f"{where}, pools.{name}", "letters, digits, - and _ only"))
+        if pool.route in routes:
+            problems.append(
+                Problem(
+                    f"{where}, pools.{name}.route",
+                    f"pool {routes[pool.route]!r} has the same route {pool.route!r}",
+                )
+            )
+        routes[pool.route] = name
+        if pool.project_workers > pool.workers:
+            problems.append(
+                Problem(f"{where}, pools.{name}.project_workers", "is more than workers")
+            )
+    if config.http.listen == config.admin.listen:
+        problems.append(Problem(f"{where}, admin.listen", "is the same as http.listen"))
+    return problems
+
+
+def runtime_dir(config: Config, environment: Mapping[str, str]) -> tuple[Path, bool]:
+    """The folder for sockets and profiles, and whether it is ours to remove at the end."""
+    given = config.daemon.runtime_dir or environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given), False
+    return Path(tempfile.mkdtemp(prefix="qgisd-", dir=environment.get("XDG_RUNTIME_DIR"))), True
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0))

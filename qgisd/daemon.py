@@ -1,0 +1,266 @@
+"""The composition root: from a configuration to a running daemon, and to its end.
+
+Everything is made here and handed to whoever needs it; no other module knows them all.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+
+from qgisd import config as configuration
+from qgisd import log, sdnotify
+from qgisd.config import Config, Loaded, Pool
+from qgisd.errors import StartError
+from qgisd.http import listen
+from qgisd.http.admin import AdminApp, make_api
+from qgisd.http.app import PublicApp, Route, Settings
+from qgisd.supervisor import policy
+from qgisd.supervisor.catalog import Catalog
+from qgisd.supervisor.exchange import Buffering
+from qgisd.supervisor.model import Limits
+from qgisd.supervisor.pool import Pool as RunningPool
+from qgisd.supervisor.process import become_subreaper
+from qgisd.supervisor.transport import Router
+from qgisd.worker_settings import ZygoteSettings
+
+_log = logging.getLogger("qgisd")
+#: Bytes of an answer on their way from a worker to the daemon.
+_WINDOW = 2 << 20
+#: Longest head of a request that is read at all; http.max_url, below it, is answered with 414.
+_MAX_HEAD = 4 << 20
+#: Removed from the environment of a zygote: they change what QGIS or Qt does behind our back.
+_UNWANTED = ("DISPLAY", "WAYLAND_DISPLAY", "QGIS_PROJECT_FILE", "PYTHONHOME", "NOTIFY_SOCKET")
+
+
+def serve(loaded: Loaded) -> int:
+    """Run until told to stop. The exit code: 0, or 1 if it could not start."""
+    log.configure(loaded.config.log.level, loaded.config.log.format)
+    return asyncio.run(Daemon(loaded).run())
+
+
+class Daemon:
+    """All that runs, from start to stop."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._config: Config = loaded.config
+        self._pools: dict[str, RunningPool] = {}
+        self._servers: list[HTTPServer] = []
+        self._router: Router | None = None
+        self._failure = ""
+        self._stop = asyncio.Event()
+        self._now = False
+
+    async def run(self) -> int:
+        """Start, wait for a signal, stop."""
+        runtime, temporary = configuration.runtime_dir(self._config, os.environ)
+        try:
+            runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._prepare_signals()
+            become_subreaper()
+            self._start(runtime)
+        except (StartError, OSError) as error:
+            _log.critical("cannot start: %s", error)
+            self._failure = str(error)
+            self._stop.set()
+        await self._wait_ready()
+        await self._stop.wait()
+        await self._shut_down()
+        if temporary:
+            shutil.rmtree(runtime, ignore_errors=True)
+        return 1 if self._failure else 0
+
+    def _prepare_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        # The second one means now.
+        self._now = self._stop.is_set()
+        self._stop.set()
+
+    def _start(self, runtime: Path) -> None:
+        public = listen.bind(self._config.http.listen)
+        admin = listen.bind(self._config.admin.listen)
+        sockets = runtime / "workers"
+        sockets.mkdir(mode=0o700, exist_ok=True)
+        self._router = Router(sockets, self._on_frames)
+        for name, pool in self._config.all_pools().items():
+            self._pools[name] = self._make_pool(name, pool, runtime)
+        self._listen(public, admin)
+        for name, pool in self._config.all_pools().items():
+            self._pools[name].start(pool.projects.pinned)
+
+    def _make_pool(self, name: str, pool: Pool, runtime: Path) -> RunningPool:
+        assert self._router is not None
+        http = self._config.http
+        profile = runtime / "pools" / name
+        for folder in ("", "qgis", "cache"):
+            (profile / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+        def environment(control: int, lifeline: int) -> dict[str, str]:
+            return zygote_environment(name, pool, profile, control, lifeline)
+
+        return RunningPool(
+            name,
+            limits_of(pool),
+            Catalog(pool.projects.roots),
+            self._router,
+            Buffering(http.buffer, http.spool, None, http.client_timeout_s),
+            pool.projects.check_interval_s,
+            environment,
+            self._give_up,
+        )
+
+    def _give_up(self, message: str) -> None:
+        _log.critical("cannot start: %s", message)
+        self._failure = message
+        self._stop.set()
+
+    def _on_frames(self, identity: bytes, header: bytes, body: bytes) -> None:
+        name, _, worker = identity.decode("ascii", "replace").rpartition("/")
+        pool = self._pools.get(name)
+        if pool is not None and worker.isdigit():
+            pool.on_frames(int(worker), header, body)
+
+    def _listen(self, public: list[socket.socket], admin: list[socket.socket]) -> None:
+        http = self._config.http
+        address = http.listen if not http.listen.startswith("unix:") else "localhost"
+        settings = Settings(
+            http.trusted_proxies, http.max_body, http.max_url, http.cors_origins, http.apis, address
+        )
+        routes = [
+            Route(pool.route, self._pools[name], pool.request_timeout_s, pool.print_timeout_s)
+            for name, pool in self._config.all_pools().items()
+        ]
+        app = PublicApp(settings, routes)
+        api = make_api(self._pools, describe(self._loaded))
+        for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):
+            server = HTTPServer(
+                delegate,
+                max_header_size=_MAX_HEAD,
+                max_body_size=1 << 62,  # http.max_body is enforced with an answer, not a cut
+                max_buffer_size=_MAX_HEAD + (1 << 20),
+                idle_connection_timeout=75,
+                body_timeout=http.client_timeout_s,
+            )
+            server.add_sockets(sockets)
+            self._servers.append(server)
+
+    async def _wait_ready(self) -> None:
+        """Tell systemd, and the person at the terminal, when the pools can serve."""
+        if self._failure:
+            return
+        while not self._stop.is_set():
+            if not any(pool.ready() for pool in self._pools.values()):
+                sdnotify.notify("READY=1")
+                _log.info("ready on %s", self._config.http.listen)
+                return
+            if not any(not pool.came_up() for pool in self._pools.values()):
+                # Serving begins with the zygotes; pinned projects may take minutes.
+                sdnotify.notify("READY=1", "STATUS=loading pinned projects")
+            await asyncio.sleep(0.05)
+
+    async def _shut_down(self) -> None:
+        sdnotify.notify("STOPPING=1")
+        _log.info("stopping")
+        for server in self._servers:
+            server.stop()
+        timeout = 0.0 if self._failure else self._config.daemon.shutdown_timeout_s
+        stops = [asyncio.ensure_future(pool.stop(timeout)) for pool in self._pools.values()]
+        watch = asyncio.ensure_future(self._watch_for_now())
+        await asyncio.gather(*stops)
+        watch.cancel()
+        for server in self._servers:
+            await server.close_all_connections()
+        if self._router is not None:
+            self._router.close()
+        for address in (self._config.http.listen, self._config.admin.listen):
+            if self._servers:
+                listen.forget(address)
+
+    async def _watch_for_now(self) -> None:
+        while not self._now:
+            await asyncio.sleep(0.05)
+        for pool in self._pools.values():
+            pool.stop_now()
+
+
+def limits_of(pool: Pool) -> Limits:
+    """The figures of a pool, with what 0 stands for worked out."""
+    return Limits(
+        workers=pool.workers,
+        project_workers=pool.project_workers or policy.default_project_workers(pool.workers),
+        max_loads=pool.max_loads or policy.default_max_loads(configuration.cores()),
+        queue=pool.queue,
+        project_queue=pool.project_queue,
+        zygote_timeout_s=pool.zygote_timeout_s,
+        load_timeout_s=pool.load_timeout_s,
+        boot_timeout_s=pool.boot_timeout_s,
+        stream_timeout_s=pool.stream_timeout_s,
+        stop_timeout_s=pool.stop_timeout_s,
+        disconnect_grace_s=pool.disconnect_grace_s,
+        idle_worker_s=pool.idle_worker_s,
+        ping_interval_s=pool.ping_interval_s,
+        ping_timeout_s=pool.ping_timeout_s,
+        on_demand=pool.projects.on_demand,
+        print_workers=pool.print_workers,
+        backoff_limit_s=pool.backoff_limit_s,
+    )
+
+
+def zygote_environment(
+    name: str, pool: Pool, profile: Path, control: int, lifeline: int
+) -> dict[str, str]:
+    """The whole environment of a zygote: ours, less what disturbs, plus what QGIS needs."""
+    settings = ZygoteSettings(
+        pool=name,
+        backend=pool.backend,
+        control_fd=control,
+        lifeline_fd=lifeline,
+        plugin_path=pool.qgis.plugin_path,
+        strict_layers=pool.projects.bad_layers == "strict",
+        quiesce_s=pool.quiesce_s,
+        window=_WINDOW,
+        snapshot=pool.snapshot,
+    )
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in _UNWANTED and not key.startswith((configuration.PREFIX, "LISTEN_"))
+    }
+    fixed = {
+        "QT_QPA_PLATFORM": "offscreen",
+        # XML attributes in the same order in every worker, whatever it was forked from.
+        "QT_HASH_SEED": "0",
+        "HOME": str(profile),
+        "XDG_RUNTIME_DIR": str(profile),
+        "XDG_CACHE_HOME": str(profile / "cache"),
+        "QGIS_OPTIONS_PATH": str(profile / "qgis"),
+        "QGIS_CUSTOM_CONFIG_PATH": str(profile / "qgis"),
+        "QGIS_DISABLE_MESSAGE_HOOKS": "1",
+        "QGIS_NO_OVERRIDE_IMPORT": "1",
+        "QGIS_SERVER_LOG_STDERR": "1",
+        "QGIS_SERVER_LOG_LEVEL": "2",
+        "QT_LOGGING_RULES": "*.debug=false;*.warning=false",
+        "PGCONNECT_TIMEOUT": "10",
+        "PYTHONUNBUFFERED": "1",
+    }
+    fake = {key: value for key, value in os.environ.items() if key.startswith("QGISD_FAKE_")}
+    return kept | fixed | pool.qgis.env | fake | settings.to_environment()
+
+
+def describe(loaded: Loaded) -> dict[str, object]:
+    """The effective configuration for `ctl config`; values of qgis.env are not shown."""
+    tree = loaded.config.model_dump(mode="json")
+    for pool in [tree["pool"], *tree["pools"].values()]:
+        pool["qgis"]["env"] = dict.fromkeys(pool["qgis"]["env"], "***")
+    return {"config": tree, "sources": loaded.sources, "python": sys.version.split()[0]}

@@ -1,0 +1,341 @@
+"""The public listener: from a request to an order, by path.
+
+/ows/, /ows/p/PROJECT, /wfs3/…, /ogcapi/… and the enabled QGIS APIs, below the route of each
+pool; /healthz and /readyz.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+)
+
+from qgisd import errors
+from qgisd.http import forwarded, ows
+from qgisd.http.connection import Connection
+from qgisd.http.errors import ows_form
+from qgisd.supervisor.exchange import Order, Service
+from qgisd.supervisor.model import ProjectRef
+from qgisd.wire import Headers
+from qgisd.words import RequestClass
+
+_log = logging.getLogger("qgisd.http")
+_METHODS = {
+    "ows": ("GET", "HEAD", "POST", "OPTIONS"),
+    "api": ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
+    "status": ("GET", "HEAD", "OPTIONS"),
+}
+_WRITES = ("POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass(frozen=True)
+class Route:
+    """One pool and the paths below which it is served."""
+
+    prefix: str
+    service: Service
+    request_timeout_s: float
+    print_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the public listener is told by the configuration."""
+
+    trusted_proxies: Sequence[str]
+    max_body: int
+    max_url: int
+    cors_origins: Sequence[str]
+    #: First path segments of further QGIS APIs, e.g. "/lizmap".
+    apis: Sequence[str]
+    fallback_host: str
+
+
+class PublicApp(HTTPServerConnectionDelegate):
+    """Makes a Connection for each request, and decides what becomes of it."""
+
+    def __init__(self, settings: Settings, routes: Sequence[Route]) -> None:
+        self._settings = settings
+        self.max_body = settings.max_body
+        self._trust = forwarded.Trust(settings.trusted_proxies)
+        self._routes = sorted(routes, key=lambda route: -len(route.prefix))
+        self._apis = ("/wfs3", "/ogcapi", *settings.apis)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[Connection] = set()
+
+    # life of a connection
+
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        assert isinstance(request_conn, HTTP1Connection)
+        return Connection(self, request_conn)
+
+    def opened(self, connection: Connection, start_line: RequestStartLine) -> None:
+        """Its head has come: whom it is from, and its number."""
+        context = connection._http.context
+        unix = getattr(context, "address_family", None) == socket.AF_UNIX
+        connection.peer = "unix" if unix else str(getattr(context, "remote_ip", ""))
+        connection.trusted = self._trust.trusts(connection.peer)
+        connection.request_id = forwarded.request_id(
+            connection.headers, connection.trusted, secrets.token_hex(8)
+        )
+        self._open.add(connection)
+
+    def done(self, connection: Connection, sent: int) -> None:
+        """Its answer is complete."""
+        self._open.discard(connection)
+        self._log_request(connection, sent, "")
+
+    def closed(self, connection: Connection, why: str) -> None:
+        """It ended without a complete answer."""
+        if connection in self._open:
+            self._open.discard(connection)
+            self._log_request(connection, 0, why)
+
+    def _log_request(self, connection: Connection, sent: int, why: str) -> None:
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        elapsed_ms = round((time.monotonic() - connection.started) * 1000, 1)
+        _log.info(
+            "%s %s %s %s %s %d bytes in %.1f ms%s",
+            connection.request_id,
+            connection.method,
+            connection.project or connection.path[:200],
+            connection.request_class or "-",
+            connection.status or "-",
+            sent,
+            elapsed_ms,
+            f", {why}" if why else "",
+            extra={
+                "request_id": connection.request_id,
+                "project": connection.project,
+                "request_class": connection.request_class,
+                "status": connection.status,
+                "bytes": sent,
+                "wait_ms": elapsed_ms,
+            },
+        )
+
+    def common_headers(self, connection: Connection) -> Headers:
+        """Headers of every answer."""
+        headers = [("X-Request-Id", connection.request_id), ("Server", "qgisd")]
+        headers.append(("X-Content-Type-Options", "nosniff"))
+        origin = connection.headers.get("Origin", "")
+        if origin:
+            allowed = self._settings.cors_origins
+            if "*" in allowed:
+                headers.append(("Access-Control-Allow-Origin", "*"))
+            elif origin in allowed:
+                headers.append(("Access-Control-Allow-Origin", origin))
+                headers.append(("Vary", "Origin"))
+        return headers
+
+    # from a request to an order
+
+    def body_too_large(self, connection: Connection) -> None:
+        """Answer 413, in the form of the protocol asked for."""
+        connection.form = self._form_of(connection)
+        connection.fail(errors.BodyTooLarge(f"a body has at most {self.max_body} bytes here"))
+
+    def serve(self, connection: Connection) -> None:
+        """All of it has come: answer, or order an answer."""
+        try:
+            if len(connection.path) + len(connection.query) > self._settings.max_url:
+                connection.form = self._form_of(connection)
+                raise errors.UrlTooLong(
+                    f"a URL has at most {self._settings.max_url} bytes here; send a POST form"
+                )
+            self._route(connection)
+        except errors.RequestError as error:
+            connection.fail(error)
+        except Exception:
+            # A defect of ours must cost one request, not the connection's loop.
+            _log.exception("request %s", connection.request_id)
+            connection.fail(errors.Unavailable("internal error"))
+
+    def _form_of(self, connection: Connection) -> str:
+        """The error form by what can be told from the URL alone."""
+        if "/ows" not in connection.path:
+            return ""
+        start = connection.query[:2000]
+        found: dict[str, str] = {}
+        for pair in start.split("&"):
+            name, _, value = pair.partition("=")
+            found.setdefault(name.upper(), value)
+        return ows_form(found.get("SERVICE", ""), found.get("VERSION", ""))
+
+    def _route(self, connection: Connection) -> None:
+        path = connection.path
+        if path in ("/healthz", "/readyz"):
+            self._check_method(connection, "status")
+            if connection.method != "OPTIONS":
+                self._status(connection)
+            return
+        for route in self._routes:
+            if not route.prefix or path == route.prefix or path.startswith(route.prefix + "/"):
+                below = path[len(route.prefix) :]
+                if below in ("/ows", "/ows/"):
+                    self._serve_ows(connection, route, "")
+                    return
+                if below.startswith("/ows/p/") and len(below) > 7:
+                    self._serve_ows(connection, route, unquote(below[7:]).rstrip("/"))
+                    return
+                for api in self._apis:
+                    if below == api or below.startswith((api + "/", api + ".")):
+                        self._serve_api(connection, route, below)
+                        return
+        raise errors.NotFound("nothing is served at this path; OWS is at /ows/")
+
+    def _check_method(self, connection: Connection, kind: str) -> None:
+        """Raises MethodNotAllowed; answers OPTIONS, CORS preflights included."""
+        allowed = ", ".join(_METHODS[kind])
+        if connection.method not in _METHODS[kind]:
+            raise errors.MethodNotAllowed(f"this path takes {allowed}")
+        if connection.method == "OPTIONS":
+            asked = connection.headers.get("Access-Control-Request-Headers", "")
+            headers = [("Allow", allowed), ("Access-Control-Allow-Methods", allowed)]
+            if asked:
+                headers.append(("Access-Control-Allow-Headers", asked[:1000]))
+            headers.append(("Access-Control-Max-Age", "86400"))
+            connection.head(200, headers, b"", True)
+
+    def _serve_ows(self, connection: Connection, route: Route, project: str) -> None:
+        connection.form = self._form_of(connection)
+        self._check_method(connection, "ows")
+        if connection.method == "OPTIONS":
+            return
+        request = ows.parse(
+            connection.method,
+            connection.query,
+            connection.headers.get("Content-Type", ""),
+            connection.body,
+            connection.trusted,
+        )
+        parameters = request.parameters
+        connection.form = ows_form(
+            parameters.get("SERVICE", ""),
+            parameters.get("VERSION", "") or parameters.get("ACCEPTVERSIONS", ""),
+        )
+        name = project or self._project_of(connection, parameters)
+        is_print = request.cls is RequestClass.PRINT
+        self._order(
+            connection,
+            route,
+            name,
+            request.method,
+            f"{connection.path}?{request.query}",
+            request.body,
+            request.cls,
+            request.idempotent,
+            route.print_timeout_s if is_print else route.request_timeout_s,
+        )
+
+    def _serve_api(self, connection: Connection, route: Route, below: str) -> None:
+        self._check_method(connection, "api")
+        if connection.method == "OPTIONS":
+            return
+        pairs = ows.parse_query(connection.query)
+        parameters = {key.upper(): value for key, value in pairs}
+        name = self._project_of(connection, parameters)
+        writes = connection.method in _WRITES
+        path = connection.path
+        root = route.service.api_root
+        if below.startswith("/ogcapi") and root != "/ogcapi":
+            path = path[: len(path) - len(below)] + root + below[len("/ogcapi") :]
+        self._order(
+            connection,
+            route,
+            name,
+            "GET" if connection.method == "HEAD" else connection.method,
+            f"{path}?{connection.query}" if connection.query else path,
+            connection.body if writes else b"",
+            RequestClass.WRITE if writes else RequestClass.API,
+            not writes,
+            route.request_timeout_s,
+        )
+
+    def _project_of(self, connection: Connection, parameters: dict[str, str]) -> str:
+        name = parameters.get("MAP", "")
+        if not name and connection.trusted:
+            name = connection.headers.get("X-Qgis-Project", "")
+        if not name:
+            raise errors.BadRequest("no project: give MAP=…, or use /ows/p/PROJECT")
+        return name
+
+    def _order(
+        self,
+        connection: Connection,
+        route: Route,
+        name: str,
+        method: str,
+        target: str,
+        body: bytes,
+        cls: RequestClass,
+        idempotent: bool,
+        timeout_s: float,
+    ) -> None:
+        base = forwarded.public_base(
+            connection.headers, connection.trusted, "http", self._settings.fallback_host
+        )
+        headers = forwarded.believed(connection.headers, connection.trusted)
+        connection.service = route.service
+        connection.request_class = cls.value
+
+        def submit(ref: ProjectRef) -> None:
+            connection.project = ref.key
+            order = Order(
+                ref, method, base + target, headers, body, cls, idempotent, timeout_s,
+                connection.request_id,
+            )  # fmt: skip
+            exchange = route.service.submit(order, connection)
+            if not exchange.over:
+                connection.exchange = exchange
+
+        ref = route.service.known(name)
+        if ref is not None:
+            submit(ref)
+            return
+        task = asyncio.get_running_loop().create_task(
+            self._resolve(connection, route, name, submit)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _resolve(
+        self, connection: Connection, route: Route, name: str, submit: Callable[[ProjectRef], None]
+    ) -> None:
+        try:
+            ref = await route.service.resolve(name)
+            if connection in self._open:
+                submit(ref)
+        except errors.RequestError as error:
+            if connection in self._open:
+                connection.fail(error)
+        except Exception:
+            _log.exception("request %s", connection.request_id)
+            if connection in self._open:
+                connection.fail(errors.Unavailable("internal error"))
+
+    # status
+
+    def _status(self, connection: Connection) -> None:
+        missing: list[str] = []
+        if connection.path == "/readyz":
+            for route in self._routes:
+                missing += route.service.ready()
+        body = json.dumps({"status": "unavailable" if missing else "ok", "missing": missing})
+        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+        connection.head(503 if missing else 200, headers, body.encode() + b"\n", True)

@@ -1,0 +1,165 @@
+"""One HTTP request of one client: its parts as they come in, its answer as it goes out.
+
+Works on Tornado's HTTP1Connection, below RequestHandler, whose cost per request is more than
+all that the daemon may spend (baseline.md). What a request means is `app.py`'s matter.
+"""
+
+import socket
+import struct
+import time
+from collections.abc import Awaitable
+from http.client import responses
+from typing import TYPE_CHECKING
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+from qgisd.errors import RequestError
+from qgisd.http import errors
+from qgisd.wire import Headers
+
+if TYPE_CHECKING:
+    from qgisd.http.app import PublicApp
+    from qgisd.supervisor.exchange import Exchange, Service
+
+#: Hop-by-hop in answers; Tornado decides on these.
+_NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "server"}
+#: An oversized body is read to its end, so that the client reads the answer, up to so many times
+#: the limit.
+_DISCARD = 16
+_ABORT = struct.pack("ii", 1, 0)
+
+
+class Connection(HTTPMessageDelegate):
+    """A request, and the sink of its answer (exchange.Sink)."""
+
+    def __init__(self, app: "PublicApp", http: HTTP1Connection) -> None:
+        self._app = app
+        self._http = http
+        self._body: list[bytes] = []
+        self._size = 0
+        self._too_large = False
+        self._head_only = False
+        self._answered = False
+        self.peer = ""
+        self.trusted = False
+        self.request_id = ""
+        self.form = ""
+        self.method = ""
+        self.path = ""
+        self.query = ""
+        self.headers = HTTPHeaders()
+        self.service: Service | None = None
+        self.exchange: Exchange | None = None
+        self.started = 0.0
+        #: For the log line.
+        self.status = 0
+        self.project = ""
+        self.request_class = ""
+
+    # what comes in (HTTPMessageDelegate)
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, RequestStartLine)
+        self.started = time.monotonic()
+        self.method = start_line.method
+        self.path, _, self.query = start_line.path.partition("?")
+        self.headers = headers
+        self._head_only = self.method == "HEAD"
+        self._app.opened(self, start_line)
+        length = headers.get("Content-Length", "")
+        if length.isdigit() and int(length) > self._app.max_body:
+            self._too_large = True
+            waits = headers.get("Expect", "").lower() == "100-continue"
+            if waits or int(length) > _DISCARD * self._app.max_body:
+                self._app.body_too_large(self)
+        return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self._size += len(chunk)
+        if self._size > self._app.max_body:
+            self._too_large = True
+            self._body.clear()
+            if self._size > _DISCARD * self._app.max_body and not self._answered:
+                self._app.body_too_large(self)
+        else:
+            self._body.append(chunk)
+        return None
+
+    def finish(self) -> None:
+        if self._answered:
+            return
+        if self._too_large:
+            self._app.body_too_large(self)
+        else:
+            self._app.serve(self)
+
+    def on_connection_close(self) -> None:
+        if self.exchange is not None and self.service is not None:
+            self.service.leave(self.exchange)
+        if not self._answered or self.exchange is not None:
+            self._app.closed(self, "client gone")
+        self.exchange = None
+
+    @property
+    def body(self) -> bytes:
+        """The whole body; at most http.max_body bytes."""
+        return b"".join(self._body)
+
+    # what goes out (exchange.Sink)
+
+    def head(self, status: int, headers: Headers, body: bytes, whole: bool) -> None:
+        self._answered = True
+        self.status = status
+        out = HTTPHeaders()
+        for name, value in headers:
+            if name.lower() not in _NOT_FORWARDED:
+                # A line break in a value would end the head early; some plugins put one there.
+                out.add(name, value.replace("\r", " ").replace("\n", " "))
+        for name, value in self._app.common_headers(self):
+            out[name] = value
+        if whole:
+            out["Content-Length"] = str(len(body))
+        start = ResponseStartLine("", status, responses.get(status, "Unknown"))
+        self._http.write_headers(start, out, b"" if self._head_only else body)
+        if whole:
+            self._complete(len(body))
+        elif self._head_only:
+            # The rest would only be thrown away.
+            exchange, self.exchange = self.exchange, None
+            self._complete(0)
+            if exchange is not None and self.service is not None:
+                self.service.leave(exchange)
+
+    def write(self, data: bytes) -> Awaitable[None]:
+        return self._http.write(data)
+
+    def end(self) -> None:
+        self._complete(self.exchange.sent if self.exchange else 0)
+
+    def fail(self, error: RequestError) -> None:
+        status, headers, body = errors.render(error, self.form, self.request_id)
+        self.head(status, headers, body, True)
+
+    def abort(self, reason: str) -> None:
+        """Reset rather than close: HTTP/1.0 ends a body by closing, and a proxy that speaks it
+        must not take the cut for the end."""
+        stream = self._http.stream
+        if stream.socket is not None and stream.socket.family != socket.AF_UNIX:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+        self.exchange = None
+        self._answered = True
+        stream.close()
+        self._app.closed(self, f"aborted: {reason}")
+
+    def _complete(self, sent: int) -> None:
+        self.exchange = None
+        self._http.finish()
+        self._app.done(self, sent)

@@ -1,0 +1,90 @@
+"""Whom to believe, and the address under which the client knows us.
+
+Headers that say who somebody is or where a service lives count only from trusted peers, which
+are those of `http.trusted_proxies`. An empty header counts as much as a full one: Lizmap's
+plugin opens the data where the header of an anonymous user is missing.
+"""
+
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+
+from tornado.httputil import HTTPHeaders
+
+#: Taken from nobody: they concern one connection, not the request.
+_HOP_BY_HOP = {
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade", "expect", "content-length",
+}  # fmt: skip
+_IDENTITY_PREFIXES = ("x-qgis-", "x-lizmap-", "x-forwarded-", "x-request-id")
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9_.:@/+=-]{1,128}$")
+
+
+class Trust:
+    """Peers whose word counts: addresses, networks, and "unix" for Unix sockets."""
+
+    def __init__(self, peers: Iterable[str]) -> None:
+        peers = set(peers)
+        self._unix = "unix" in peers
+        self._networks = [ip_network(peer, strict=False) for peer in peers if peer != "unix"]
+        self._answers: dict[str, bool] = {}
+
+    def trusts(self, peer: str) -> bool:
+        """peer: an IP address, or "unix"."""
+        if peer == "unix":
+            return self._unix
+        known = self._answers.get(peer)
+        if known is None:
+            address = ip_address(peer.partition("%")[0])
+            known = any(address in network for network in self._networks)
+            if len(self._answers) < 1024:
+                self._answers[peer] = known
+        return known
+
+
+def believed(headers: HTTPHeaders, trusted: bool) -> list[tuple[str, str]]:
+    """The headers that QGIS may see, in canonical case, empty ones included."""
+    kept = []
+    for name, value in headers.get_all():
+        lower = name.lower()
+        if lower in _HOP_BY_HOP:
+            continue
+        if not trusted and (lower == "forwarded" or lower.startswith(_IDENTITY_PREFIXES)):
+            continue
+        kept.append((name, value))
+    return kept
+
+
+def public_base(headers: HTTPHeaders, trusted: bool, scheme: str, fallback_host: str) -> str:
+    """scheme://host[:port][prefix] of this service, as the client wrote it."""
+    host = headers.get("Host", "") or fallback_host
+    prefix = ""
+    if trusted:
+        forwarded = _forwarded(headers.get("Forwarded", ""))
+        host = _first(headers.get("X-Forwarded-Host", "")) or forwarded.get("host", "") or host
+        scheme = (
+            _first(headers.get("X-Forwarded-Proto", "")) or forwarded.get("proto", "") or scheme
+        )
+        prefix = _first(headers.get("X-Forwarded-Prefix", "")).rstrip("/")
+        port = _first(headers.get("X-Forwarded-Port", ""))
+        if port.isdigit() and ":" not in host.rpartition("]")[2]:
+            if port != {"http": "80", "https": "443"}.get(scheme):
+                host = f"{host}:{port}"
+    return f"{scheme}://{host}{prefix}"
+
+
+def request_id(headers: HTTPHeaders, trusted: bool, fresh: str) -> str:
+    """X-Request-Id of a trusted peer if it is printable and short, else `fresh`."""
+    given = headers.get("X-Request-Id", "") if trusted else ""
+    return given if _REQUEST_ID.match(given) else fresh
+
+
+def _first(value: str) -> str:
+    """The client's end of a chain of proxies."""
+    return value.partition(",")[0].strip()
+
+
+def _forwarded(value: str) -> dict[str, str]:
+    """host and proto of the first element of a Forwarded header (RFC 7239)."""
+    pairs = (pair.partition("=") for pair in _first(value).split(";"))
+    return {name.strip().lower(): text.strip().strip('"') for name, _, text in pairs}

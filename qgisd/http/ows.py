@@ -1,0 +1,153 @@
+"""What an OWS request asks for: parsed once, checked, classified. Pure but for the XML parser.
+
+Turns an HTTP request into the fields of an Order; which project, and what becomes of it, is
+decided elsewhere.
+"""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode
+from xml.parsers import expat
+
+from qgisd.errors import BadRequest
+from qgisd.words import RequestClass
+
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+#: REQUEST → class; what is not here is FEATURE for WFS and WCS, CAPABILITIES otherwise.
+_CLASSES = {
+    "GETCAPABILITIES": RequestClass.CAPABILITIES,
+    "GETPROJECTSETTINGS": RequestClass.CAPABILITIES,
+    "GETCONTEXT": RequestClass.CAPABILITIES,
+    "DESCRIBELAYER": RequestClass.CAPABILITIES,
+    "DESCRIBEFEATURETYPE": RequestClass.CAPABILITIES,
+    "DESCRIBECOVERAGE": RequestClass.CAPABILITIES,
+    "GETSCHEMAEXTENSION": RequestClass.CAPABILITIES,
+    "GETSTYLE": RequestClass.LEGEND,
+    "GETSTYLES": RequestClass.LEGEND,
+    "GETLEGENDGRAPHIC": RequestClass.LEGEND,
+    "GETLEGENDGRAPHICS": RequestClass.LEGEND,
+    "GETMAP": RequestClass.MAP,
+    "GETTILE": RequestClass.TILE,
+    "GETFEATUREINFO": RequestClass.INFO,
+    "GETFEATURE": RequestClass.FEATURE,
+    "GETCOVERAGE": RequestClass.FEATURE,
+    "GETPRINT": RequestClass.PRINT,
+    "GETPRINTATLAS": RequestClass.PRINT,
+    "TRANSACTION": RequestClass.WRITE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OwsRequest:
+    """An OWS request after parsing."""
+
+    #: What goes behind the "?": MAP as the client wrote it, so that capabilities point back here.
+    query: str
+    #: Names in upper case.
+    parameters: dict[str, str]
+    method: str
+    body: bytes
+    cls: RequestClass
+
+    @property
+    def idempotent(self) -> bool:
+        """May be run twice."""
+        return self.cls is not RequestClass.WRITE
+
+
+def parse_query(query: str) -> list[tuple[str, str]]:
+    """Pairs of a query string or form. Raises BadRequest for what does not decode."""
+    if _BROKEN_ESCAPE.search(query):
+        raise BadRequest("the query has a % that is not followed by two hexadecimal digits")
+    if "\0" in query or "%00" in query:
+        raise BadRequest("the query holds a NUL character")
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=1000)
+    except UnicodeDecodeError:
+        raise BadRequest("the query is not UTF-8 after percent-decoding") from None
+    except ValueError:
+        raise BadRequest("the query has more than 1000 parameters") from None
+
+
+def by_name(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Parameters by upper-case name. Raises BadRequest where one is given twice and differs:
+    servers disagree on which counts, so nobody can mean it."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        upper = name.upper()
+        if found.setdefault(upper, value) != value:
+            raise BadRequest(f"the parameter {upper[:64]} is given more than once")
+    return found
+
+
+def parse(method: str, query: str, content_type: str, body: bytes, trusted: bool) -> OwsRequest:
+    """Parse a GET, or a POST with a form or an XML document.
+
+    trusted: whether LIZMAP_* parameters of this peer count. Raises BadRequest.
+    """
+    pairs = parse_query(query)
+    if not trusted and any(name.upper().startswith("LIZMAP_") for name, _ in pairs):
+        pairs = [(name, value) for name, value in pairs if not name.upper().startswith("LIZMAP_")]
+        query = urlencode(pairs)
+    if method != "POST":
+        parameters = by_name(pairs)
+        return OwsRequest(query, parameters, "GET", b"", classify(parameters, ""))
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded" and not body.lstrip().startswith(b"<"):
+        try:
+            form = body.decode("ascii").strip()
+        except UnicodeDecodeError:
+            raise BadRequest("a form body is percent-encoded ASCII") from None
+        # A form too long for a URL is a GET in all but name: QGIS and its filters treat it so.
+        return parse("GET", "&".join(filter(None, (query, form))), "", b"", trusted)
+    if kind == "multipart/form-data":
+        raise BadRequest("multipart forms are not taken; send application/x-www-form-urlencoded")
+    parameters = by_name(pairs)
+    if not body:
+        return OwsRequest(query, parameters, "GET", b"", classify(parameters, ""))
+    root, attributes = inspect_xml(body)
+    for name in ("service", "version"):
+        parameters.setdefault(name.upper(), attributes.get(name, ""))
+    parameters.setdefault("REQUEST", root)
+    return OwsRequest(query, parameters, "POST", body, classify(parameters, root))
+
+
+def classify(parameters: dict[str, str], root: str) -> RequestClass:
+    """The class of a request by its REQUEST, or by the root element of its XML document."""
+    request = (root or parameters.get("REQUEST", "")).upper()
+    if request == "TRANSACTION" or parameters.get("REQUEST", "").upper() == "TRANSACTION":
+        return RequestClass.WRITE
+    known = _CLASSES.get(request)
+    if known is not None:
+        return known
+    data = parameters.get("SERVICE", "").upper() in ("WFS", "WCS")
+    return RequestClass.FEATURE if data else RequestClass.CAPABILITIES
+
+
+def inspect_xml(body: bytes) -> tuple[str, dict[str, str]]:
+    """Local name and attributes of the root element of a well-formed document.
+
+    Raises BadRequest for what is not well-formed and for a DTD: QGIS would take the first for a
+    form, and expand the entities of the second.
+    """
+    parser = expat.ParserCreate(namespace_separator=" ")
+    root: list[tuple[str, dict[str, str]]] = []
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if not root:
+            root.append((name.rpartition(" ")[2], attributes))
+
+    def doctype(*_: object) -> None:
+        raise BadRequest("a document type declaration is not taken")
+
+    parser.StartElementHandler = start
+    parser.StartDoctypeDeclHandler = doctype
+    try:
+        parser.Parse(body, True)
+    except expat.ExpatError as error:
+        text = expat.errors.messages[error.code]
+        raise BadRequest(f"the XML body is not well-formed: {text}, line {error.lineno}") from None
+    except (LookupError, ValueError) as error:
+        raise BadRequest(f"the XML body cannot be read: {error}") from None
+    return root[0]

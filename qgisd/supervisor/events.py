@@ -1,0 +1,335 @@
+"""What happens to a pool, and what it decides to do: the only words between machine and shell.
+
+Events come from HTTP, processes, the catalog and the clock. Instructions are carried out by
+`pool.py`, in order, without a decision of its own. Pure data.
+"""
+
+from dataclasses import dataclass
+
+from qgisd.errors import RequestError
+from qgisd.supervisor.model import Job, ProjectRef, Version
+from qgisd.wire import BadLayer
+from qgisd.words import Mode, Reason
+
+# events: requests
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A request for a project that exists."""
+
+    job: Job
+    ref: ProjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The client of a request has left."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The client does not take what is there (held), or takes it again."""
+
+    job: int
+    held: bool
+
+
+# events: processes
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteUp:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteDown:
+    number: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLoaded:
+    project: str
+    generation: int
+    mode: Mode
+    why: str
+    layers: int
+    bad_layers: list[BadLayer]
+    load_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDown:
+    """It ended, or could not load; `message` says what is known."""
+
+    project: str
+    generation: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUp:
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHead:
+    worker: int
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProgress:
+    worker: int
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDone:
+    """The answer is complete; `broken` says that it is not, and will not be."""
+
+    worker: int
+    job: int
+    broken: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPong:
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDown:
+    """Its process ended. `detail` is for the log: "signal 11", "exit 1"."""
+
+    worker: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfused:
+    """It sent what makes no sense; it is not to be trusted any more."""
+
+    worker: int
+    detail: str
+
+
+# events: projects and operators
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The file of a project has another version now."""
+
+    ref: ProjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The file of a project is gone."""
+
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrdered:
+    """Load a project though nobody asks for it; `pin` keeps it."""
+
+    ref: ProjectRef
+    pin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadOrdered:
+    """A new generation of one project, or (None) a new zygote and then of all that are loaded."""
+
+    project: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DropOrdered:
+    """Unload a project; the next request loads it again."""
+
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrdered:
+    """Take nothing new, finish what there is until `deadline`, then end."""
+
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The pool begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline may have passed."""
+
+
+Event = (
+    Arrived
+    | Gone
+    | Held
+    | ZygoteUp
+    | ZygoteDown
+    | SnapshotLoaded
+    | SnapshotDown
+    | WorkerUp
+    | WorkerHead
+    | WorkerProgress
+    | WorkerDone
+    | WorkerPong
+    | WorkerDown
+    | WorkerConfused
+    | Changed
+    | Vanished
+    | LoadOrdered
+    | ReloadOrdered
+    | DropOrdered
+    | StopOrdered
+    | Started
+    | Tick
+)
+
+
+# instructions
+
+
+@dataclass(frozen=True, slots=True)
+class StartZygote:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndZygote:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSnapshot:
+    project: str
+    generation: int
+    path: str
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class EndSnapshot:
+    project: str
+    generation: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class ForkWorker:
+    """`path` is set where the worker loads the project itself, forked from the zygote."""
+
+    worker: int
+    project: str
+    generation: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    worker: int
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendPing:
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillWorker:
+    worker: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The job will run again; nothing of its first attempt was sent."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Answer the job with an error: its head is not out."""
+
+    job: int
+    error: RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Cut the job's connection: its head is out and the rest will not come."""
+
+    job: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A load, reload or drop has come to its end. "" is the zygote's."""
+
+    project: str
+    generation: int
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something an operator may want to read in the log. `level` as in logging."""
+
+    level: int
+    text: str
+    project: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The pool cannot start at all."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllDone:
+    """After StopOrdered: nothing runs any more."""
+
+
+Instruction = (
+    StartZygote
+    | EndZygote
+    | ForkSnapshot
+    | EndSnapshot
+    | ForkWorker
+    | Send
+    | SendPing
+    | StopWorker
+    | KillWorker
+    | Retry
+    | Fail
+    | Abort
+    | Settled
+    | Note
+    | GiveUp
+    | AllDone
+)

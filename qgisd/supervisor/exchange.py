@@ -1,0 +1,266 @@
+"""One request in flight: what HTTP hands to a pool, and how the answer finds its way back.
+
+A slow client must not hold a worker. What the client has not taken yet is kept here: some in
+memory, then in an unlinked file, and only when that is full the worker is told to wait, by
+withholding its credit.
+"""
+
+import asyncio
+import tempfile
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+from qgisd.errors import RequestError
+from qgisd.supervisor.model import ProjectRef
+from qgisd.supervisor.stats import PoolView
+from qgisd.wire import Headers
+from qgisd.words import RequestClass
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to run: a request as QGIS is to see it."""
+
+    ref: ProjectRef
+    method: str
+    #: Absolute, as the client sees the service.
+    url: str
+    headers: Headers
+    body: bytes
+    cls: RequestClass
+    idempotent: bool
+    #: Seconds until an answer must have begun.
+    timeout_s: float
+    request_id: str
+
+
+class Sink(Protocol):
+    """Where an answer goes: a client's connection. Each request ends with one of the last three."""
+
+    def head(self, status: int, headers: Headers, body: bytes, whole: bool) -> None:
+        """Status, headers and the first bytes; `whole` if there are no more."""
+
+    def write(self, data: bytes) -> Awaitable[None]:
+        """More bytes; done when the client's socket has taken them. Fails if it is closed."""
+
+    def end(self) -> None:
+        """All bytes are written."""
+
+    def fail(self, error: RequestError) -> None:
+        """Nothing was sent: answer with this error."""
+
+    def abort(self, reason: str) -> None:
+        """Something was sent and the rest will not come: cut the connection."""
+
+
+@dataclass(frozen=True)
+class Buffering:
+    """How much of one answer is kept for a slow client, in bytes, and for how long."""
+
+    memory: int
+    spool: int
+    spool_dir: str | None
+    #: Seconds in which a client must take something.
+    client_timeout_s: float
+
+
+class Exchange:
+    """The answer of one request, from a worker to a sink. The pool calls it."""
+
+    def __init__(
+        self,
+        number: int,
+        order: Order,
+        sink: Sink,
+        buffering: Buffering,
+        credit: Callable[[int, int], None],
+        held: Callable[[int, bool], None],
+        closed: Callable[["Exchange"], None],
+    ) -> None:
+        self.number = number
+        self.order = order
+        self.worker = 0
+        self.status = 0
+        self.sent = 0
+        self._sink = sink
+        self._buffering = buffering
+        self._credit = credit
+        self._held = held
+        self._closed = closed
+        self._backlog = _Backlog(buffering)
+        self._owed = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._ended = False
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """The sink has heard the last of it."""
+        return self._over
+
+    def head(self, status: int, headers: Headers, body: bytes, whole: bool) -> None:
+        """The worker's Head."""
+        self.status = status
+        self.sent = len(body)
+        self._sink.head(status, headers, body, whole)
+        if whole:
+            self._finish()
+
+    def chunk(self, data: bytes) -> None:
+        """The worker's Chunk: keep it, and tell the worker so, unless too much is kept."""
+        if self._over:
+            self._credit(self.number, len(data))
+            return
+        self._backlog.push(data)
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+        if self._backlog.size <= self._buffering.spool:
+            self._credit(self.number, len(data))
+        else:
+            if not self._owed:
+                self._held(self.number, True)
+            self._owed += len(data)
+
+    def end(self) -> None:
+        """The worker's End; the client may still have much to take."""
+        self._ended = True
+        if self._writer is None and not self._over:
+            self._sink.end()
+            self._finish()
+
+    def fail(self, error: RequestError) -> None:
+        """No answer will come."""
+        if not self._over:
+            self._sink.fail(error)
+            self._finish()
+
+    def abort(self, reason: str) -> None:
+        """No more of the answer will come."""
+        if not self._over:
+            self._sink.abort(reason)
+            self._finish()
+
+    def gone(self) -> None:
+        """The client has left."""
+        self._finish()
+
+    async def _write(self) -> None:
+        timeout = self._buffering.client_timeout_s
+        try:
+            while (data := self._backlog.pop()) is not None:
+                await asyncio.wait_for(self._sink.write(data), timeout)
+                self.sent += len(data)
+                if self._owed and self._backlog.size <= self._buffering.spool:
+                    owed, self._owed = self._owed, 0
+                    self._held(self.number, False)
+                    self._credit(self.number, owed)
+        except asyncio.TimeoutError:
+            self.abort(f"the client took nothing for {timeout:g} s")
+            return
+        except Exception as error:
+            # The connection is closed; its own callback says so as well.
+            self.abort(f"cannot write: {error}")
+            return
+        self._writer = None
+        if self._ended and not self._over:
+            self._sink.end()
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._over:
+            self._over = True
+            self._backlog.close()
+            self._closed(self)
+
+
+class _Backlog:
+    """Bytes that wait for the client: first in memory, then in a file. First in, first out."""
+
+    def __init__(self, buffering: Buffering) -> None:
+        self._buffering = buffering
+        self._pieces: deque[bytes] = deque()
+        self._in_memory = 0
+        self._file: IO[bytes] | None = None
+        self._read_at = self._write_at = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes kept."""
+        return self._in_memory + self._write_at - self._read_at
+
+    def push(self, data: bytes) -> None:
+        """Keep `data`. Raises OSError if the disk is full."""
+        in_file = self._write_at > self._read_at
+        if not in_file and self._in_memory + len(data) <= self._buffering.memory:
+            self._pieces.append(data)
+            self._in_memory += len(data)
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(  # noqa: SIM115  (closed by `close`)
+                dir=self._buffering.spool_dir, buffering=0
+            )
+        self._file.seek(self._write_at)
+        self._file.write(data)
+        self._write_at += len(data)
+
+    def pop(self) -> bytes | None:
+        """The next piece, or None if nothing is kept."""
+        if self._pieces:
+            data = self._pieces.popleft()
+            self._in_memory -= len(data)
+            return data
+        if self._file is None or self._read_at == self._write_at:
+            return None
+        self._file.seek(self._read_at)
+        data = self._file.read(min(256 << 10, self._write_at - self._read_at))
+        self._read_at += len(data)
+        if self._read_at == self._write_at:
+            self._file.truncate(0)
+            self._read_at = self._write_at = 0
+        return data
+
+    def close(self) -> None:
+        """Forget all of it."""
+        self._pieces.clear()
+        self._in_memory = 0
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._read_at = self._write_at = 0
+
+
+class Service(Protocol):
+    """What HTTP sees of a pool."""
+
+    name: str
+    #: Path below which this QGIS serves OGC API Features: "/wfs3" or "/ogcapi".
+    api_root: str
+
+    def known(self, name: str) -> ProjectRef | None:
+        """The project of a MAP that was resolved a moment ago; no I/O."""
+
+    async def resolve(self, name: str) -> ProjectRef:
+        """The project of a MAP. Raises ProjectNotFound."""
+
+    def submit(self, order: Order, sink: Sink) -> Exchange:
+        """Queue a request. Its sink hears of everything that follows."""
+
+    def leave(self, exchange: Exchange) -> None:
+        """The client of a request is gone."""
+
+    def ready(self) -> list[str]:
+        """What is missing before the pool can serve; empty when it can."""
+
+    def view(self) -> PoolView:
+        """Its state, at this moment."""
+
+    async def load(self, name: str, pin: bool) -> dict[str, object]:
+        """Load a project and wait for it. Raises ProjectNotFound."""
+
+    async def reload(self, name: str | None) -> list[dict[str, object]]:
+        """Load one project, or all, anew; what happened, a row for each."""
+
+    async def drop(self, name: str) -> dict[str, object]:
+        """Unload a project."""

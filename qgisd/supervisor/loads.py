@@ -1,0 +1,409 @@
+"""The half of the machine that loads: zygotes, generations, and what becomes of projects. Pure.
+
+A project has at most one generation that serves and one that is coming; a load that fails
+leaves the serving one alone. Loads are ordered one behind the other, `max_loads` at once.
+"""
+
+from collections.abc import Callable
+
+from qgisd.errors import ProjectNotFound, ProjectUnusable, RequestError
+from qgisd.supervisor import events as e
+from qgisd.supervisor import policy
+from qgisd.supervisor.model import Generation, Job, Limits, Project, ProjectRef, Worker, Zygote
+from qgisd.supervisor.scheduler import Scheduler
+from qgisd.supervisor.states import (
+    GENERATION,
+    WORKER,
+    ZYGOTE,
+    GenerationState,
+    WorkerState,
+    ZygoteState,
+    advance,
+)
+from qgisd.supervisor.timers import Timers
+from qgisd.words import Mode, Reason
+
+
+class Loads:
+    """Base of `machine.Machine`: see there."""
+
+    def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
+        self.limits = limits
+        self._jitter = jitter
+        self.now = 0.0
+        self.timers = Timers()
+        self.queue = Scheduler(limits.queue, limits.project_queue)
+        self.projects: dict[str, Project] = {}
+        self.workers: dict[int, Worker] = {}
+        self.jobs: dict[int, Job] = {}
+        #: Keys of the projects that are kept loaded.
+        self.pinned: set[str] = set()
+        #: Workers with a request, over all projects; at most limits.workers.
+        self.busy = 0
+        self._zygotes = 1
+        self.zygote = Zygote(self._zygotes)
+        #: Comes up beside the zygote during a reload, and takes its place.
+        self.successor: Zygote | None = None
+        self.ever_up = False
+        self._next_worker = 1
+        self._out: list[e.Instruction] = []
+
+    # zygotes
+
+    def _on_started(self, event: e.Started) -> None:
+        self._start_zygote(self.zygote)
+
+    def _start_zygote(self, zygote: Zygote) -> None:
+        zygote.since = self.now
+        self.timers.set(("zygote", zygote.number), self.now + self.limits.zygote_timeout_s)
+        self._out.append(e.StartZygote(zygote.number))
+
+    def _on_zygote_up(self, event: e.ZygoteUp) -> None:
+        if self.successor is not None and self.successor.number == event.number:
+            self.zygote.state = advance(ZYGOTE, self.zygote.state, "end", "zygote")
+            self._out.append(e.EndZygote(self.zygote.number))
+            self.timers.cancel(("zygote", self.zygote.number))
+            self.zygote, self.successor = self.successor, None
+            self._out.append(e.Settled("", self.zygote.number, True, "new zygote"))
+            for project in list(self.projects.values()):
+                if project.serving is not None or project.error:
+                    self._new_generation(project, Reason.RELOAD)
+        if self.zygote.number == event.number:
+            self.timers.cancel(("zygote", event.number))
+            self.zygote.state = advance(ZYGOTE, self.zygote.state, "up", "zygote")
+            self.zygote.failures = 0
+            self.ever_up = True
+
+    def _on_zygote_down(self, event: e.ZygoteDown) -> None:
+        self.timers.cancel(("zygote", event.number))
+        if self.successor is not None and self.successor.number == event.number:
+            self.successor = None
+            self._out.append(e.Settled("", event.number, False, event.message))
+            return
+        if self.zygote.number != event.number or self.zygote.state is ZygoteState.ENDED:
+            return
+        if not self.ever_up:
+            self._out.append(e.GiveUp(event.message))
+            return
+        zygote = self.zygote
+        zygote.state = advance(ZYGOTE, zygote.state, "exit", "zygote")
+        zygote.failures += 1
+        wait = policy.backoff(zygote.failures, self.limits.backoff_limit_s, self._jitter())
+        self._note(40, f"the zygote ended: {event.message}; a new one in {wait:.1f} s")
+        self.timers.set(("zygote", zygote.number), self.now + wait)
+
+    def _on_zygote_due(self, number: int) -> None:
+        zygote = self.zygote
+        if zygote.number == number and zygote.state is ZygoteState.BACKOFF:
+            zygote.state = advance(ZYGOTE, zygote.state, "start", "zygote")
+            zygote.number = self._next_zygote()
+            self._start_zygote(zygote)
+        else:
+            # Did not come up in time. Its exit, which follows, is what counts.
+            self._out.append(e.EndZygote(number))
+
+    def _next_zygote(self) -> int:
+        self._zygotes += 1
+        return self._zygotes
+
+    # projects
+
+    def _adopt(self, ref: ProjectRef) -> Project:
+        project = self.projects[ref.key] = Project(ref.key, ref.path, ref.version)
+        return project
+
+    def _refusal(self, project: Project, ref: ProjectRef) -> RequestError | None:
+        """Why a request for this project is answered with an error without being queued."""
+        if project.serving is None and project.coming is None and project.error:
+            if ref.version == project.version and self.now < project.retry_at:
+                return ProjectUnusable("the project cannot be loaded")
+            project.path, project.version = ref.path, ref.version
+        return None
+
+    def _need_generation(self, project: Project) -> None:
+        if project.serving is None and project.coming is None:
+            self._new_generation(project, Reason.BOOT)
+
+    def _on_changed(self, event: e.Changed) -> None:
+        project = self.projects.get(event.ref.key)
+        if project is None or project.version == event.ref.version:
+            return
+        project.path, project.version = event.ref.path, event.ref.version
+        project.failures, project.retry_at = 0, 0.0
+        if project.serving is not None or project.coming is not None or project.pinned:
+            self._note(20, "the project file changed", project.key)
+            self._new_generation(project, Reason.RELOAD)
+
+    def _on_vanished(self, event: e.Vanished) -> None:
+        project = self.projects.get(event.project)
+        if project is None:
+            return
+        if project.serving or project.coming:
+            self._note(30, "the project file is gone", project.key)
+        for job in self.queue.drain(project.key):
+            self._fail(job, ProjectNotFound("no such project"))
+        self._unload(project, Reason.STOP)
+        project.version, project.error = (0, 0, 0), ""
+        self._maybe_forget(project)
+
+    def _on_load_ordered(self, event: e.LoadOrdered) -> None:
+        project = self.projects.get(event.ref.key) or self._adopt(event.ref)
+        if event.pin:
+            project.pinned = True
+            self.pinned.add(project.key)
+        if project.serving is not None and project.coming is None:
+            self._out.append(e.Settled(project.key, project.serving.number, True, "already loaded"))
+        self._need_generation(project)
+
+    def _on_reload_ordered(self, event: e.ReloadOrdered) -> None:
+        if event.project is not None:
+            project = self.projects.get(event.project)
+            if project is not None:
+                self._new_generation(project, Reason.RELOAD)
+        elif self.successor is None:
+            self.successor = Zygote(self._next_zygote())
+            self._start_zygote(self.successor)
+
+    def _on_drop_ordered(self, event: e.DropOrdered) -> None:
+        project = self.projects.get(event.project)
+        if project is None:
+            return
+        project.pinned, project.error = False, ""
+        self.pinned.discard(project.key)
+        self._unload(project, Reason.STOP)
+        self._out.append(e.Settled(project.key, 0, True, "dropped"))
+        if self.queue.waiting(project.key):
+            self._need_generation(project)
+        self._maybe_forget(project)
+
+    def _unload(self, project: Project, reason: Reason) -> None:
+        if project.coming is not None:
+            self._cancel(project, project.coming, "the project was unloaded", reason)
+        if project.serving is not None:
+            self._retire(project, project.serving, reason)
+            project.serving = None
+
+    def _maybe_forget(self, project: Project) -> None:
+        """Records of projects that are gone would otherwise pile up."""
+        if project.pinned or project.error or self.queue.waiting(project.key):
+            return
+        if any(job.project == project.key for job in self.jobs.values()):
+            return
+        if next(project.generations(), None) is None:
+            self.projects.pop(project.key, None)
+
+    # generations
+
+    def _new_generation(self, project: Project, reason: Reason) -> None:
+        if project.coming is not None:
+            if project.coming.version == project.version and reason is not Reason.RELOAD:
+                return
+            self._cancel(project, project.coming, "overtaken by a newer version", Reason.RELOAD)
+        project.newest += 1
+        project.coming = Generation(
+            project.newest, project.key, project.path, project.version, reason, self.now
+        )
+        project.counters.loads += 1
+
+    def _start_loads(self) -> None:
+        """Let waiting loads begin: first those that requests wait for, then in order."""
+        if self.zygote.state is not ZygoteState.UP:
+            return
+        pending, loading = [], 0
+        for project in self.projects.values():
+            if project.coming is not None:
+                pending += [project] if project.coming.state is GenerationState.PENDING else []
+                loading += project.coming.state is GenerationState.LOADING
+        pending.sort(key=lambda project: not self.queue.waiting(project.key))
+        for project in pending[: max(0, self.limits.max_loads - loading)]:
+            generation = project.coming
+            assert generation is not None
+            generation.state = advance(GENERATION, generation.state, "start", project.key)
+            generation.snapshot, generation.since = True, self.now
+            self.timers.set(
+                ("load", project.key, generation.number), self.now + self.limits.load_timeout_s
+            )
+            self._out.append(
+                e.ForkSnapshot(project.key, generation.number, generation.path, generation.version)
+            )
+
+    def _on_snapshot_loaded(self, event: e.SnapshotLoaded) -> None:
+        project = self.projects.get(event.project)
+        generation = project.coming if project is not None else None
+        if project is None or generation is None or generation.number != event.generation:
+            return
+        self.timers.cancel(("load", project.key, generation.number))
+        generation.state = advance(GENERATION, generation.state, "loaded", project.key)
+        generation.mode, generation.why = event.mode, event.why
+        generation.layers, generation.bad_layers = event.layers, event.bad_layers
+        generation.load_ms = event.load_ms
+        generation.snapshot = event.mode is Mode.FORKED
+        # As many workers as the generation before keeps: the switch must not be felt.
+        wanted = project.serving.live() if project.serving else 0
+        wanted = max(wanted, 1 if project.pinned or self.queue.waiting(project.key) else 0)
+        if wanted == 0:
+            self._switch(project, generation)
+        for _ in range(min(wanted, self._cap())):
+            self._fork_worker(generation)
+
+    def _switch(self, project: Project, generation: Generation) -> None:
+        """From now on this generation gets the requests."""
+        before = project.serving
+        generation.state = advance(GENERATION, generation.state, "switch", project.key)
+        project.serving, project.coming = generation, None
+        project.error, project.failures, project.retry_at = "", 0, 0.0
+        bad = f", {len(generation.bad_layers)} bad layers" if generation.bad_layers else ""
+        kept = f", each worker loads it: {generation.why}" if generation.why else ""
+        detail = (
+            f"generation {generation.number}: {generation.layers} layers "
+            f"in {generation.load_ms / 1000:.2f} s{bad}{kept}"
+        )
+        self._note(20, detail, project.key)
+        self._out.append(e.Settled(project.key, generation.number, True, detail))
+        if before is not None:
+            self._retire(project, before, Reason.RELOAD)
+
+    def _on_snapshot_down(self, event: e.SnapshotDown) -> None:
+        project = self.projects.get(event.project)
+        if project is None:
+            return
+        for generation in list(project.generations()):
+            if generation.number == event.generation:
+                self._snapshot_gone(project, generation, event.message)
+
+    def _snapshot_gone(self, project: Project, generation: Generation, message: str) -> None:
+        expected = not generation.snapshot
+        generation.snapshot = False
+        if expected or generation.state is GenerationState.RETIRED:
+            return
+        if generation is project.coming:
+            self._fail_generation(project, generation, message)
+            return
+        # The one that serves: its workers go on, but no more can be forked from it.
+        self._note(30, f"the snapshot ended: {message}; loading anew", project.key)
+        if project.coming is None:
+            self._new_generation(project, Reason.CRASH)
+
+    def _on_load_deadline(self, key: str, number: int) -> None:
+        project = self.projects.get(key)
+        if project is not None and project.coming and project.coming.number == number:
+            message = f"not loaded within load_timeout_s = {self.limits.load_timeout_s:g}"
+            self._fail_generation(project, project.coming, message, Reason.DEADLINE)
+
+    def _fail_generation(
+        self,
+        project: Project,
+        generation: Generation,
+        message: str,
+        reason: Reason = Reason.BOOT,
+    ) -> None:
+        """This load came to nothing; one that still serves goes on serving."""
+        project.error = message
+        project.failures += 1
+        wait = policy.backoff(project.failures, self.limits.backoff_limit_s, self._jitter())
+        project.retry_at = self.now + wait
+        serving = project.serving if project.serving is not generation else None
+        still = f"; generation {serving.number} still serves" if serving else ""
+        self._note(40, f"generation {generation.number} failed: {message}{still}", project.key)
+        self._cancel(project, generation, message, reason)
+        if serving is None:
+            for job in self.queue.drain(project.key):
+                self._fail(job, ProjectUnusable("the project cannot be loaded"))
+
+    def _cancel(
+        self, project: Project, generation: Generation, message: str, reason: Reason
+    ) -> None:
+        self.timers.cancel(("load", project.key, generation.number))
+        generation.state = advance(GENERATION, generation.state, "fail", project.key)
+        if generation is project.serving:
+            project.serving = None
+        else:
+            project.coming = None
+        self._end_snapshot(generation, reason)
+        self._clear_workers(generation, reason)
+        project.leaving.append(generation)
+        self._out.append(e.Settled(project.key, generation.number, False, message))
+        self._maybe_end(project, generation)
+
+    def _retire(self, project: Project, generation: Generation, reason: Reason) -> None:
+        generation.state = advance(GENERATION, generation.state, "retire", project.key)
+        project.leaving.append(generation)
+        self._end_snapshot(generation, reason)
+        self._clear_workers(generation, reason)
+        self._maybe_end(project, generation)
+
+    def _end_snapshot(self, generation: Generation, reason: Reason) -> None:
+        if generation.snapshot:
+            generation.snapshot = False
+            self._out.append(e.EndSnapshot(generation.project, generation.number, reason))
+
+    def _clear_workers(self, generation: Generation, reason: Reason) -> None:
+        for worker in list(generation.workers.values()):
+            if worker.state is WorkerState.IDLE:
+                self._stop(worker, "stop", reason)
+            elif worker.state is WorkerState.BUSY:
+                worker.state = advance(WORKER, worker.state, "retire", worker.id)
+                worker.reason = reason
+            elif worker.state is WorkerState.STARTING:
+                self._kill(worker, Reason.STOP)
+
+    def _maybe_end(self, project: Project, generation: Generation) -> None:
+        if generation in project.leaving and not generation.workers:
+            generation.state = advance(GENERATION, generation.state, "end", project.key)
+            project.leaving.remove(generation)
+            self._maybe_forget(project)
+
+    # what both halves need
+
+    def _cap(self) -> int:
+        return self.limits.project_workers
+
+    def _generation_of(self, worker: Worker) -> Generation:
+        for generation in self.projects[worker.project].generations():
+            if generation.number == worker.generation:
+                return generation
+        raise AssertionError(f"worker {worker.id} outlived the record of its generation")
+
+    def _fork_worker(self, generation: Generation) -> None:
+        """Order one more worker of this generation, if it can still be had."""
+        loads = generation.mode is Mode.LOADED
+        if not loads and not generation.snapshot:
+            return
+        if loads and self.zygote.state is not ZygoteState.UP:
+            return
+        worker = Worker(self._next_worker, generation.project, generation.number, self.now)
+        self._next_worker += 1
+        self.workers[worker.id] = generation.workers[worker.id] = worker
+        limit = self.limits.load_timeout_s if loads else self.limits.boot_timeout_s
+        self.timers.set(("worker", worker.id), self.now + limit)
+        self.projects[generation.project].counters.forks += 1
+        self._out.append(
+            e.ForkWorker(
+                worker.id, generation.project, generation.number, generation.path if loads else None
+            )
+        )
+
+    def _stop(self, worker: Worker, event: str, reason: Reason) -> None:
+        """Ask a worker without a request to end; it is killed if it does not."""
+        worker.state = advance(WORKER, worker.state, event, worker.id)
+        worker.reason = reason
+        self.timers.cancel(("ping", worker.id))
+        self.timers.set(("worker", worker.id), self.now + self.limits.stop_timeout_s)
+        self._out.append(e.StopWorker(worker.id))
+
+    def _kill(self, worker: Worker, reason: Reason) -> None:
+        if worker.state in (WorkerState.KILLING, WorkerState.ENDED):
+            return
+        if worker.state in (WorkerState.BUSY, WorkerState.RETIRING):
+            self.busy -= 1
+        worker.state = advance(WORKER, worker.state, "kill", worker.id)
+        worker.reason = reason
+        self.timers.cancel(("worker", worker.id))
+        self.timers.cancel(("ping", worker.id))
+        self._out.append(e.KillWorker(worker.id, reason))
+
+    def _note(self, level: int, text: str, project: str = "") -> None:
+        self._out.append(e.Note(level, text, project))
+
+    def _fail(self, job: Job, error: RequestError) -> None:
+        raise NotImplementedError  # machine.Machine

@@ -1,0 +1,180 @@
+"""The records of a pool: what is known of each project, load, process and request. Pure data.
+
+Only `machine.py` changes them; `pool.py` and `stats.py` read them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from qgisd.supervisor.states import GenerationState, JobState, WorkerState, ZygoteState
+from qgisd.wire import BadLayer
+from qgisd.words import Mode, Reason, RequestClass
+
+#: What tells one content of a project file from another: (mtime in ns, size, inode).
+Version = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ProjectRef:
+    """A project file as the catalog found it."""
+
+    #: Canonical name: root and path below it, with suffix, e.g. "world/world.qgs".
+    key: str
+    #: Where it is on this machine. Never shown to clients.
+    path: str
+    version: Version
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The figures of one pool, from its configuration. Seconds, and counts."""
+
+    workers: int
+    project_workers: int
+    max_loads: int
+    queue: int
+    project_queue: int
+    zygote_timeout_s: float
+    load_timeout_s: float
+    boot_timeout_s: float
+    stream_timeout_s: float
+    stop_timeout_s: float
+    disconnect_grace_s: float
+    idle_worker_s: float
+    ping_interval_s: float
+    ping_timeout_s: float
+    on_demand: bool
+    print_workers: int
+    #: Longest pause between attempts to start or load what failed.
+    backoff_limit_s: float
+
+
+@dataclass(slots=True)
+class Job:
+    """One request, as the pool sees it. Times are of the loop's clock."""
+
+    id: int
+    project: str
+    cls: RequestClass
+    #: May be run twice: everything but a write.
+    idempotent: bool
+    arrived: float
+    #: By when its answer must have begun.
+    deadline: float
+    state: JobState = JobState.QUEUED
+    worker: int = 0
+    attempts: int = 0
+    started: float = 0.0
+    #: The client is gone; nobody waits for the answer.
+    abandoned: bool = False
+
+
+@dataclass(slots=True)
+class Worker:
+    """One incarnation: a number is never used again."""
+
+    id: int
+    project: str
+    generation: int
+    since: float
+    state: WorkerState = WorkerState.STARTING
+    job: int = 0
+    served: int = 0
+    pid: int = 0
+    #: A ping is out and unanswered.
+    pinged: bool = False
+    #: Why it was told to end, once it was.
+    reason: Reason | None = None
+
+    @property
+    def live(self) -> bool:
+        """May serve, now or soon."""
+        return self.state in (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
+
+
+@dataclass(slots=True)
+class Generation:
+    """One load of a project."""
+
+    number: int
+    project: str
+    path: str
+    version: Version
+    reason: Reason
+    since: float
+    state: GenerationState = GenerationState.PENDING
+    mode: Mode = Mode.FORKED
+    #: Why not forked, where mode is LOADED.
+    why: str = ""
+    layers: int = 0
+    bad_layers: list[BadLayer] = field(default_factory=list)
+    load_ms: float = 0.0
+    #: A snapshot process exists for it.
+    snapshot: bool = False
+    boot_failures: int = 0
+    workers: dict[int, Worker] = field(default_factory=dict)
+
+    def in_state(self, *states: WorkerState) -> Iterator[Worker]:
+        """Its workers in any of `states`."""
+        return (worker for worker in self.workers.values() if worker.state in states)
+
+    def live(self) -> int:
+        """How many workers may serve, now or soon."""
+        return sum(worker.live for worker in self.workers.values())
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened to a project since the daemon started."""
+
+    requests: int = 0
+    errors: int = 0
+    retried: int = 0
+    loads: int = 0
+    forks: int = 0
+    #: Why workers ended, by reason.
+    ended: dict[Reason, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Project:
+    """One project, while it has a generation, a request or an error worth keeping."""
+
+    key: str
+    path: str
+    version: Version
+    pinned: bool = False
+    #: The number of the newest generation.
+    newest: int = 0
+    serving: Generation | None = None
+    #: Pending, loading or warming: at most one.
+    coming: Generation | None = None
+    #: Retired, with workers that still finish.
+    leaving: list[Generation] = field(default_factory=list)
+    #: What the last load said, if it failed; the generation before may still serve.
+    error: str = ""
+    failures: int = 0
+    #: No new load of the same version before this.
+    retry_at: float = 0.0
+    counters: Counters = field(default_factory=Counters)
+    #: Moving average of seconds a request of a class runs.
+    cost: dict[RequestClass, float] = field(default_factory=dict)
+    last_used: float = 0.0
+
+    def generations(self) -> Iterator[Generation]:
+        """All that may still have processes."""
+        if self.serving:
+            yield self.serving
+        if self.coming:
+            yield self.coming
+        yield from self.leaving
+
+
+@dataclass(slots=True)
+class Zygote:
+    """One incarnation of the pool's first process."""
+
+    number: int
+    state: ZygoteState = ZygoteState.STARTING
+    since: float = 0.0
+    failures: int = 0

@@ -1,0 +1,650 @@
+"""A pool: feeds the machine with what happens, and carries out what it decides.
+
+No decision is made here. Everything that mutates the pool passes through `_handle`, one event
+after the other, on the loop of the daemon.
+"""
+
+import asyncio
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from qgisd import channel, wire
+from qgisd.errors import ProjectNotFound, WireError
+from qgisd.supervisor import events as e
+from qgisd.supervisor.catalog import Catalog, version_of
+from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
+from qgisd.supervisor.machine import Machine
+from qgisd.supervisor.model import Job, Limits, ProjectRef
+from qgisd.supervisor.process import Child, Control, Lifeline, start_zygote
+from qgisd.supervisor.stats import PoolView, view_of
+from qgisd.supervisor.transport import Router
+
+#: MAP strings remembered with what they resolved to.
+_KNOWN = 4096
+
+
+class _Zygote:
+    """The mechanism of one zygote: process, channel, lifeline of its group."""
+
+    def __init__(self, child: Child, control: Control, lifeline: Lifeline) -> None:
+        self.child = child
+        self.control = control
+        self.lifeline = lifeline
+        self.message = ""
+        #: Tokens ordered from it whose Forked has not come.
+        self.pending: set[str] = set()
+
+
+class Pool:
+    """One pool (exchange.Service). Made on a running loop; `start` brings up its zygote."""
+
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        catalog: Catalog,
+        router: Router,
+        buffering: Buffering,
+        check_interval_s: float,
+        zygote_environment: Callable[[int, int], dict[str, str]],
+        give_up: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.api_root = "/wfs3"
+        self._log = logging.getLogger(f"qgisd.pool.{name}")
+        self._loop = asyncio.get_running_loop()
+        self._machine = Machine(limits, random.random)
+        self._catalog = catalog
+        self._router = router
+        self._buffering = buffering
+        self._check_interval_s = check_interval_s
+        self._zygote_environment = zygote_environment
+        self._give_up = give_up
+        self._inbox: deque[e.Event] = deque()
+        self._handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
+        self._exchanges: dict[int, Exchange] = {}
+        self._next_job = 1
+        self._known: dict[str, ProjectRef] = {}
+        self._zygotes: dict[int, _Zygote] = {}
+        self._snapshots: dict[str, _Forker] = {}
+        self._children: dict[str, Child] = {}
+        self._doomed: set[str] = set()
+        self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
+        self._started: tuple[str, list[str], dict[str, str]] = ("", [], {})
+        self._poller: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._missed: dict[str, int] = {}
+        self.memory: dict[int, int] = {}
+        self._performers: dict[type, Callable[[Any], None]] = {
+            e.StartZygote: self._start_zygote,
+            e.EndZygote: self._end_zygote,
+            e.ForkSnapshot: self._fork_snapshot,
+            e.EndSnapshot: self._end_snapshot,
+            e.ForkWorker: self._fork_worker,
+            e.Send: self._send,
+            e.SendPing: self._send_ping,
+            e.StopWorker: self._stop_worker,
+            e.KillWorker: self._kill_worker,
+            e.Retry: self._retry,
+            e.Fail: lambda do: self._exchange(do.job, lambda exchange: exchange.fail(do.error)),
+            e.Abort: lambda do: self._exchange(do.job, lambda exchange: exchange.abort(do.reason)),
+            e.Settled: self._settled,
+            e.Note: self._note,
+            e.GiveUp: lambda do: self._give_up(do.message),
+            e.AllDone: lambda do: self._idle.set(),
+        }
+
+    # life
+
+    def start(self, pinned: list[str]) -> None:
+        """Begin: zygote, pinned projects, and the watch on project files."""
+        self._pinned = list(pinned)
+        self._handle(e.Started())
+        self._poller = self._loop.create_task(self._watch_projects())
+
+    async def stop(self, timeout_s: float) -> None:
+        """Finish what is under way within `timeout_s`, then end every process."""
+        deadline = self._loop.time() + timeout_s
+        self._handle(e.StopOrdered(deadline))
+        if self._poller is not None:
+            self._poller.cancel()
+        await self._idle.wait()
+        # Clients may still take what was kept for them.
+        while self._exchanges and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        for exchange in list(self._exchanges.values()):
+            exchange.abort("shutting down")
+        if self._timer is not None:
+            self._timer.cancel()
+        for zygote in self._zygotes.values():
+            zygote.control.close()
+            zygote.lifeline.cut()
+        for forker in self._snapshots.values():
+            forker.control.close()
+        for child in self._children.values():
+            child.kill()
+        while any(child.alive for child in self._processes()):
+            await asyncio.sleep(0.005)
+
+    def stop_now(self) -> None:
+        """The second SIGTERM: do not finish anything."""
+        self._handle(e.StopOrdered(self._loop.time()))
+        for exchange in list(self._exchanges.values()):
+            exchange.abort("shutting down")
+
+    def came_up(self) -> bool:
+        """Its zygote has been up."""
+        return self._machine.ever_up
+
+    def _processes(self) -> list[Child]:
+        snapshots = [forker.child for forker in self._snapshots.values() if forker.child]
+        zygotes = [zygote.child for zygote in self._zygotes.values()]
+        return [*self._children.values(), *snapshots, *zygotes]
+
+    def pids(self) -> dict[str, int]:
+        """Every process of the pool: what it is → pid, for memory accounting."""
+        found = {f"zygote {number}": zygote.child.pid for number, zygote in self._zygotes.items()}
+        found |= {token: fork.child.pid for token, fork in self._snapshots.items() if fork.child}
+        found |= {token: child.pid for token, child in self._children.items()}
+        return found
+
+    # events and instructions
+
+    def _handle(self, event: e.Event) -> None:
+        # Performing an instruction may make the next event at once: keep them in order.
+        self._inbox.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._inbox:
+                for do in self._machine.handle(self._inbox.popleft(), self._loop.time()):
+                    self._performers[type(do)](do)
+        finally:
+            self._handling = False
+        self._arm()
+
+    def _arm(self) -> None:
+        when = self._machine.next_deadline()
+        if when is None or (self._timer is not None and self._armed_for <= when):
+            return  # a timer that is early only looks once more
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = when
+        self._timer = self._loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._handle(e.Tick())
+
+    def _note(self, do: e.Note) -> None:
+        prefix = f"{do.project}: " if do.project else ""
+        self._log.log(do.level, "%s%s", prefix, do.text)
+
+    # requests
+
+    def known(self, name: str) -> ProjectRef | None:
+        return self._known.get(name)
+
+    async def resolve(self, name: str) -> ProjectRef:
+        ref = await self._loop.run_in_executor(None, self._catalog.resolve, name)
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known[name] = ref
+        return ref
+
+    def submit(self, order: Order, sink: Sink) -> Exchange:
+        now = self._loop.time()
+        number = self._next_job
+        self._next_job += 1
+        exchange = Exchange(
+            number, order, sink, self._buffering, self._credit, self._held, self._close_exchange
+        )
+        self._exchanges[number] = exchange
+        job = Job(number, order.ref.key, order.cls, order.idempotent, now, now + order.timeout_s)
+        self._handle(e.Arrived(job, order.ref))
+        return exchange
+
+    def leave(self, exchange: Exchange) -> None:
+        exchange.gone()
+
+    def _close_exchange(self, exchange: Exchange) -> None:
+        if self._exchanges.pop(exchange.number, None) is not None:
+            # If the machine still has the job, its client is gone or its connection was cut.
+            self._handle(e.Gone(exchange.number))
+
+    def _exchange(self, job: int, do: Callable[[Exchange], None]) -> None:
+        exchange = self._exchanges.get(job)
+        if exchange is not None:
+            do(exchange)
+
+    def _credit(self, job: int, size: int) -> None:
+        record = self._machine.jobs.get(job)
+        if record is not None and record.worker:
+            self._router.send(self._identity(record.worker), wire.Credit(job, size))
+
+    def _held(self, job: int, held: bool) -> None:
+        self._handle(e.Held(job, held))
+
+    # frames of workers
+
+    def _identity(self, worker: int) -> bytes:
+        return f"{self.name}/{worker}".encode()
+
+    def on_frames(self, worker: int, header: bytes, body: bytes) -> None:
+        """A message of one of this pool's workers."""
+        try:
+            message = wire.decode_from_worker(header)
+        except WireError as error:
+            self._handle(e.WorkerConfused(worker, str(error)))
+            return
+        if isinstance(message, wire.Head):
+            self._on_head(worker, message, body)
+        elif isinstance(message, wire.Chunk):
+            self._on_chunk(worker, message.id, body)
+        elif isinstance(message, wire.End):
+            exchange = self._current(worker, message.id)
+            self._handle(e.WorkerDone(worker, message.id))
+            if exchange is not None:
+                exchange.end()
+        elif isinstance(message, wire.Broken):
+            self._handle(e.WorkerDone(worker, message.id, message.message or "broken"))
+        elif isinstance(message, wire.Ready):
+            self._handle(e.WorkerUp(worker, message.pid))
+        else:
+            self._handle(e.WorkerPong(worker))
+
+    def _current(self, worker: int, job: int) -> Exchange | None:
+        """The exchange, if that worker has it now; frames from before a retry are dropped."""
+        record = self._machine.jobs.get(job)
+        return self._exchanges.get(job) if record and record.worker == worker else None
+
+    def _on_head(self, worker: int, head: wire.Head, body: bytes) -> None:
+        exchange = self._current(worker, head.id)
+        if head.whole:
+            # Order matters: free the worker first, the answer itself costs a write.
+            self._handle(e.WorkerDone(worker, head.id))
+        else:
+            self._handle(e.WorkerHead(worker, head.id))
+        if exchange is not None:
+            exchange.head(head.status, head.headers, body, head.whole)
+
+    def _on_chunk(self, worker: int, job: int, body: bytes) -> None:
+        exchange = self._current(worker, job)
+        if exchange is None:
+            # Nobody is there to take it; let the worker come to its end, or to its grace.
+            self._router.send(self._identity(worker), wire.Credit(job, len(body)))
+            return
+        self._handle(e.WorkerProgress(worker, job))
+        try:
+            exchange.chunk(body)
+        except OSError as error:
+            self._log.error("cannot keep an answer for a slow client: %s", error)
+            exchange.abort("no room to keep the answer")
+
+    # what the machine wants done: workers
+
+    def _send(self, do: e.Send) -> None:
+        exchange = self._exchanges.get(do.job)
+        if exchange is None:
+            return  # its client left in this very moment; Gone is on its way
+        order = exchange.order
+        exchange.worker = do.worker
+        request = wire.Request(do.job, order.method, order.url, order.headers)
+        if not self._router.send(self._identity(do.worker), request, order.body):
+            self._handle(e.WorkerConfused(do.worker, "it is not connected"))
+
+    def _send_ping(self, do: e.SendPing) -> None:
+        self._router.send(self._identity(do.worker), wire.Ping(0))
+
+    def _stop_worker(self, do: e.StopWorker) -> None:
+        self._router.send(self._identity(do.worker), wire.Stop())
+
+    def _retry(self, do: e.Retry) -> None:
+        self._log.info("request %s runs again", self._exchanges[do.job].order.request_id)
+
+    def _kill_worker(self, do: e.KillWorker) -> None:
+        token = wire.worker_token(do.worker)
+        child = self._children.get(token)
+        if child is not None:
+            child.kill()
+        else:
+            # Ordered, but not seen yet: it is killed when it shows up.
+            self._doomed.add(token)
+            self._handle(e.WorkerDown(do.worker, "it never came up"))
+
+    def _fork_worker(self, do: e.ForkWorker) -> None:
+        token = wire.worker_token(do.worker)
+        order = wire.ForkWorker(
+            do.worker, self._router.endpoint, self._identity(do.worker).decode(), do.path
+        )
+        if do.path is None:
+            forker = self._snapshots.get(wire.snapshot_token(do.project, do.generation))
+            pending = forker.pending if forker else set()
+            sent = forker is not None and forker.control.send(order)
+        else:
+            zygote = self._zygotes[self._machine.zygote.number]
+            pending = zygote.pending
+            sent = zygote.control.send(order)
+        if sent:
+            pending.add(token)
+        else:
+            self._handle(e.WorkerDown(do.worker, "its snapshot is gone"))
+
+    def _worker_exited(self, token: str, code: int | None) -> None:
+        self._children.pop(token, None)
+        worker = int(token.removeprefix("worker "))
+        self.memory.pop(worker, None)
+        self._handle(e.WorkerDown(worker, _ending(code)))
+
+    # snapshots
+
+    def _fork_snapshot(self, do: e.ForkSnapshot) -> None:
+        token = wire.snapshot_token(do.project, do.generation)
+        zygote = self._zygotes[self._machine.zygote.number]
+        ours, theirs = channel.pair()
+        forker = _Forker(do.project, do.generation)
+        forker.control = Control(
+            ours,
+            lambda message, fds: self._on_snapshot_message(token, message, fds),
+            lambda: self._snapshot_closed(token),
+        )
+        self._snapshots[token] = forker
+        sent = zygote.control.send(
+            wire.ForkSnapshot(do.project, do.generation, do.path), [theirs.fileno()]
+        )
+        theirs.close()
+        if sent:
+            zygote.pending.add(token)
+        else:
+            forker.message = "the zygote is gone"
+            self._snapshot_closed(token)
+
+    def _on_snapshot_message(self, token: str, message: wire.FromForker, fds: list[int]) -> None:
+        forker = self._snapshots.get(token)
+        if forker is None:
+            for descriptor in fds:
+                os.close(descriptor)
+        elif isinstance(message, wire.Loaded):
+            for note in message.notes:
+                self._log.warning("%s: %s", forker.project, note)
+            self._handle(
+                e.SnapshotLoaded(
+                    forker.project,
+                    forker.generation,
+                    message.mode,
+                    message.why,
+                    message.layers,
+                    message.bad_layers,
+                    message.load_ms,
+                )
+            )
+        elif isinstance(message, wire.Failed):
+            forker.message = message.message
+        else:
+            self._on_fork_message(forker.pending, message, fds)
+
+    def _end_snapshot(self, do: e.EndSnapshot) -> None:
+        token = wire.snapshot_token(do.project, do.generation)
+        forker = self._snapshots.get(token)
+        if forker is None:
+            return
+        forker.control.close()
+        if forker.child is not None:
+            forker.child.kill()
+        else:
+            self._doomed.add(token)
+            del self._snapshots[token]
+
+    def _snapshot_closed(self, token: str) -> None:
+        """Its channel is at its end: it exits, or its zygote died before it was forked."""
+        forker = self._snapshots.get(token)
+        if forker is not None and forker.child is None:
+            forker.control.close()
+            del self._snapshots[token]
+            self._handle(
+                e.SnapshotDown(
+                    forker.project, forker.generation, forker.message or "it was never forked"
+                )
+            )
+
+    def _snapshot_exited(self, token: str, code: int | None) -> None:
+        forker = self._snapshots.pop(token, None)
+        if forker is None:
+            return
+        forker.control.close()
+        self._lost_orders(forker.pending)
+        message = forker.message or f"the process that held it ended: {_ending(code)}"
+        self._handle(e.SnapshotDown(forker.project, forker.generation, message))
+
+    # zygotes
+
+    def _start_zygote(self, do: e.StartZygote) -> None:
+        ours, theirs = channel.pair()
+        lifeline = Lifeline()
+        try:
+            child = start_zygote(
+                self._zygote_environment,
+                theirs,
+                lifeline,
+                lambda code: self._zygote_exited(do.number, code),
+            )
+        finally:
+            theirs.close()
+            lifeline.hand_over()
+        control = Control(
+            ours,
+            lambda message, fds: self._on_zygote_message(do.number, message, fds),
+            lambda: None,
+        )
+        self._zygotes[do.number] = _Zygote(child, control, lifeline)
+
+    def _on_zygote_message(self, number: int, message: wire.FromForker, fds: list[int]) -> None:
+        zygote = self._zygotes[number]
+        if isinstance(message, wire.ZygoteReady):
+            self.api_root = message.api_root
+            self._started = (message.qgis, message.services, message.plugins)
+            for note in message.notes:
+                self._log.warning("zygote: %s", note)
+            for plugin, state in message.plugins.items():
+                level = logging.INFO if state == "loaded" else logging.ERROR
+                self._log.log(level, "plugin %s: %s", plugin, state)
+            self._log.info("zygote %d is up: QGIS %s", number, message.qgis)
+            self._handle(e.ZygoteUp(number))
+        elif isinstance(message, wire.Failed):
+            zygote.message = message.message
+        else:
+            self._on_fork_message(zygote.pending, message, fds)
+
+    def _end_zygote(self, do: e.EndZygote) -> None:
+        zygote = self._zygotes.get(do.number)
+        if zygote is not None:
+            # Only itself: its group lives on, in the snapshots forked from it, by its lifeline.
+            zygote.control.close()
+            zygote.child.kill()
+
+    def _zygote_exited(self, number: int, code: int | None) -> None:
+        zygote = self._zygotes[number]
+        zygote.control.close()
+        self._lost_orders(zygote.pending)
+        message = zygote.message or f"it ended: {_ending(code)}"
+        self._handle(e.ZygoteDown(number, message))
+
+    # forks of both
+
+    def _on_fork_message(self, pending: set[str], message: wire.FromForker, fds: list[int]) -> None:
+        if isinstance(message, wire.Forked) and fds:
+            pending.discard(message.token)
+            self._adopt(message.token, message.pid, fds[0])
+        elif isinstance(message, wire.Exited):
+            forker = self._snapshots.get(message.token)
+            child = forker.child if forker else self._children.get(message.token)
+            if child is not None:
+                child.obituary(message.code)
+
+    def _adopt(self, token: str, pid: int, pidfd: int) -> None:
+        forker = self._snapshots.get(token)
+        if forker is not None:
+            child = Child(pid, pidfd, lambda code: self._snapshot_exited(token, code))
+            forker.child = child
+        else:
+            child = Child(pid, pidfd, lambda code: self._worker_exited(token, code))
+            self._children[token] = child
+        if token in self._doomed:
+            self._doomed.discard(token)
+            child.kill()
+
+    def _lost_orders(self, pending: set[str]) -> None:
+        """What was ordered from a forker that has ended will not come."""
+        for token in list(pending):
+            pending.discard(token)
+            if token.startswith("worker "):
+                worker = int(token.removeprefix("worker "))
+                self._handle(e.WorkerDown(worker, "its forker ended"))
+            else:
+                self._snapshot_closed(token)
+
+    # project files
+
+    async def _watch_projects(self) -> None:
+        for name in self._pinned:
+            await self._pin(name)
+        while True:
+            await asyncio.sleep(self._check_interval_s)
+            try:
+                await self._check_projects()
+            except OSError as error:
+                self._log.warning("cannot look at project files: %s", error)
+
+    async def _pin(self, name: str) -> None:
+        try:
+            ref = await self.resolve(name)
+        except ProjectNotFound:
+            self._log.error("pinned project %r is not below the roots", name)
+        else:
+            self._handle(e.LoadOrdered(ref, pin=True))
+
+    async def _check_projects(self) -> None:
+        """Compare the file of every project we know with what it was."""
+        records = [(project.key, project.path) for project in self._machine.projects.values()]
+        paths = {ref.path for ref in self._known.values()} | {path for _, path in records}
+        found = await self._loop.run_in_executor(
+            None, lambda: {path: version_of(path) for path in paths}
+        )
+        for name, ref in list(self._known.items()):
+            version = found.get(ref.path, ref.version)
+            if version is None:
+                del self._known[name]
+            elif version != ref.version:
+                self._known[name] = ProjectRef(ref.key, ref.path, version)
+        for key, path in records:
+            version = found[path]
+            if version is not None:
+                self._missed.pop(key, None)
+                self._handle(e.Changed(ProjectRef(key, path, version)))
+                continue
+            # Editors replace a file by removing it first: gone is what is missing twice.
+            self._missed[key] = self._missed.get(key, 0) + 1
+            if self._missed[key] >= 2:
+                del self._missed[key]
+                self._handle(e.Vanished(key))
+
+    # operators
+
+    def ready(self) -> list[str]:
+        machine = self._machine
+        missing = []
+        if machine.stopping:
+            missing.append("shutting down")
+        if machine.zygote.state.value != "up":
+            missing.append(f"pool {self.name}: the zygote is {machine.zygote.state.value}")
+        loaded = {key for key, project in machine.projects.items() if project.serving}
+        for key in machine.pinned - loaded:
+            missing.append(f"pool {self.name}: pinned project {key} is not loaded")
+        return missing
+
+    def view(self) -> PoolView:
+        ids = {number: exchange.order.request_id for number, exchange in self._exchanges.items()}
+        return view_of(self.name, self._machine, self._loop.time(), ids, self.memory, self._started)
+
+    async def load(self, name: str, pin: bool) -> dict[str, object]:
+        ref = await self.resolve(name)
+        settled = self._expect(ref.key)
+        self._handle(e.LoadOrdered(ref, pin))
+        return _outcome(await settled)
+
+    async def reload(self, name: str | None) -> list[dict[str, object]]:
+        if name is not None:
+            key = (await self.resolve(name)).key
+            if key not in self._machine.projects:
+                raise ProjectNotFound(f"{key} is not loaded")
+            settled = self._expect(key)
+            await self._check_projects()
+            self._handle(e.ReloadOrdered(key))
+            return [_outcome(await self._last(settled, key))]
+        settled = self._expect("")
+        self._handle(e.ReloadOrdered(None))
+        rows = [_outcome(await settled)]
+        coming = [key for key, project in self._machine.projects.items() if project.coming]
+        waits = [self._last(self._expect(key), key) for key in coming]
+        return rows + [_outcome(row) for row in await asyncio.gather(*waits)]
+
+    async def drop(self, name: str) -> dict[str, object]:
+        key = (await self.resolve(name)).key if name not in self._machine.projects else name
+        if key not in self._machine.projects:
+            raise ProjectNotFound(f"{key} is not loaded")
+        settled = self._expect(key)
+        self._handle(e.DropOrdered(key))
+        return _outcome(await self._last(settled, key))
+
+    def _expect(self, key: str) -> "asyncio.Future[e.Settled]":
+        future: asyncio.Future[e.Settled] = self._loop.create_future()
+        self._settlers.setdefault(key, []).append(future)
+        return future
+
+    async def _last(self, settled: "asyncio.Future[e.Settled]", key: str) -> e.Settled:
+        """What came of a load in the end: one overtaken by a newer version is not the end."""
+        outcome = await settled
+        while not outcome.ok and (project := self._machine.projects.get(key)) and project.coming:
+            outcome = await self._expect(key)
+        return outcome
+
+    def _settled(self, do: e.Settled) -> None:
+        for future in self._settlers.pop(do.project, []):
+            if not future.done():
+                future.set_result(do)
+
+
+class _Forker:
+    """The mechanism of one snapshot: process, channel, what was ordered from it."""
+
+    control: Control
+
+    def __init__(self, project: str, generation: int) -> None:
+        self.project = project
+        self.generation = generation
+        self.child: Child | None = None
+        self.message = ""
+        self.pending: set[str] = set()
+
+
+def _outcome(settled: e.Settled) -> dict[str, object]:
+    return {
+        "project": settled.project,
+        "generation": settled.generation,
+        "ok": settled.ok,
+        "detail": settled.detail,
+    }
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None:
+        return "nobody knows how"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,178 @@
+"""What is going on in a pool, frozen at one moment: for `ctl`, the REST API, metrics, readiness.
+
+Built from the records of `model.py` here and nowhere else; the names of states and reasons are
+those of the tables and enums.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qgisd.supervisor.model import Generation, Project, Worker
+
+if TYPE_CHECKING:
+    from qgisd.supervisor.machine import Machine
+
+
+@dataclass(frozen=True)
+class BadLayerView:
+    name: str
+    provider: str
+    message: str
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    id: int
+    pid: int
+    project: str
+    generation: int
+    state: str
+    served: int
+    age_s: float
+    #: The request it works on, or "".
+    request_id: str
+    request_class: str
+    running_s: float
+    #: Private memory (USS); None until it was sampled.
+    private_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationView:
+    number: int
+    state: str
+    reason: str
+    #: "forked" or "loaded"; why says what forbids the fork.
+    mode: str
+    why: str
+    layers: int
+    bad_layers: list[BadLayerView]
+    load_ms: float
+    workers: int
+
+
+@dataclass(frozen=True)
+class ProjectView:
+    project: str
+    #: "serving", "loading", "failed", "stale" (serving, but its newest file fails) or "unloaded".
+    state: str
+    pinned: bool
+    error: str
+    generations: list[GenerationView]
+    queued: int
+    requests: int
+    errors: int
+    retried: int
+    loads: int
+    forks: int
+    #: Workers ended, by reason.
+    ended: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PoolView:
+    pool: str
+    #: State of the zygote.
+    zygote: str
+    qgis: str
+    services: list[str]
+    plugins: dict[str, str]
+    workers: list[WorkerView]
+    projects: list[ProjectView]
+    busy: int
+    slots: int
+    queued: int
+    draining: bool
+
+
+def view_of(
+    pool: str,
+    machine: "Machine",
+    now: float,
+    request_ids: dict[int, str],
+    memory: dict[int, int],
+    started: tuple[str, list[str], dict[str, str]],
+) -> PoolView:
+    """The frozen view. request_ids: job → X-Request-Id; memory: worker → private bytes."""
+    qgis, services, plugins = started
+    return PoolView(
+        pool=pool,
+        zygote=machine.zygote.state.value,
+        qgis=qgis,
+        services=services,
+        plugins=plugins,
+        workers=[
+            _worker(worker, machine, now, request_ids, memory)
+            for worker in machine.workers.values()
+        ],
+        projects=[_project(project, machine) for project in machine.projects.values()],
+        busy=machine.busy,
+        slots=machine.limits.workers,
+        queued=machine.queue.length,
+        draining=machine.stopping,
+    )
+
+
+def _worker(
+    worker: Worker,
+    machine: "Machine",
+    now: float,
+    request_ids: dict[int, str],
+    memory: dict[int, int],
+) -> WorkerView:
+    job = machine.jobs.get(worker.job)
+    return WorkerView(
+        id=worker.id,
+        pid=worker.pid,
+        project=worker.project,
+        generation=worker.generation,
+        state=worker.state.value,
+        served=worker.served,
+        age_s=round(now - worker.since, 3),
+        request_id=request_ids.get(worker.job, "") if job else "",
+        request_class=job.cls.value if job else "",
+        running_s=round(now - job.started, 3) if job else 0.0,
+        private_bytes=memory.get(worker.id),
+    )
+
+
+def _project(project: Project, machine: "Machine") -> ProjectView:
+    return ProjectView(
+        project=project.key,
+        state=_state(project),
+        pinned=project.pinned,
+        error=project.error,
+        generations=[_generation(generation) for generation in project.generations()],
+        queued=machine.queue.waiting(project.key),
+        requests=project.counters.requests,
+        errors=project.counters.errors,
+        retried=project.counters.retried,
+        loads=project.counters.loads,
+        forks=project.counters.forks,
+        ended={reason.value: count for reason, count in project.counters.ended.items()},
+    )
+
+
+def _state(project: Project) -> str:
+    if project.serving is not None:
+        return "stale" if project.error else "serving"
+    if project.coming is not None:
+        return "loading"
+    return "failed" if project.error else "unloaded"
+
+
+def _generation(generation: Generation) -> GenerationView:
+    return GenerationView(
+        number=generation.number,
+        state=generation.state.value,
+        reason=generation.reason.value,
+        mode=generation.mode.value,
+        why=generation.why,
+        layers=generation.layers,
+        bad_layers=[
+            BadLayerView(layer.name, layer.provider, layer.message)
+            for layer in generation.bad_layers
+        ],
+        load_ms=round(generation.load_ms, 1),
+        workers=generation.live(),
+    )

@@ -1,0 +1,264 @@
+"""All frames between the daemon and its processes. Pure: bytes in, messages out, no sockets.
+
+Workers speak over ZeroMQ, one ROUTER in the daemon and a DEALER in each worker:
+
+    daemon ─▶ worker   [identity] [header] [body]      Request, Credit, Ping, Stop
+    worker ─▶ daemon   [identity] [header] [body]      Ready, Head, Chunk, End, Broken, Pong
+
+    one answer   Head(whole)                           all of a small one in one message
+                 Head  Chunk*  End                     a large one, as it is made
+                 Head  Chunk*  Broken                  one that failed after its head: abort
+
+Zygotes and snapshots speak over a SOCK_SEQPACKET socketpair, descriptors by SCM_RIGHTS:
+
+    daemon ─▶ forker   ForkSnapshot, ForkWorker
+    forker ─▶ daemon   ZygoteReady, Loading, Loaded, Failed, Forked + pidfd, Exited
+
+A header is one version byte and a MessagePack array whose first element names the kind.
+The body is a frame of its own, so that it is never copied into a header. Nothing is pickled.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from qgisd.errors import WireError
+from qgisd.words import Mode
+
+VERSION = 1
+#: Bytes of one header; a URL and all headers of a request fit many times.
+MAX_HEADER = 4 << 20
+#: Bytes of one control packet: below the kernel's default send buffer for a socketpair.
+MAX_CONTROL = 128 << 10
+
+Headers = list[tuple[str, str]]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all messages; the tag is the class name."""
+
+
+# daemon to worker
+
+
+class Request(Message, frozen=True):
+    """Work. The body of a POST is the next frame; `url` is absolute, as the client sees it."""
+
+    id: int
+    method: str
+    url: str
+    headers: Headers
+
+
+class Credit(Message, frozen=True):
+    """The daemon has put away `size` bytes of chunks of request `id`; so many more may come."""
+
+    id: int
+    size: int
+
+
+class Ping(Message, frozen=True):
+    """Asked of idle workers only: a busy one holds the GIL and has a deadline instead."""
+
+    number: int
+
+
+class Stop(Message, frozen=True):
+    """End now; sent to a worker that has no request."""
+
+
+# worker to daemon
+
+
+class Ready(Message, frozen=True):
+    """The worker waits for its first request."""
+
+    pid: int
+
+
+class Head(Message, frozen=True):
+    """Status and headers, and the first bytes of the body as the next frame.
+
+    `whole` says that these are all bytes and nothing more comes for this request.
+    `busy_ms` is the time since the request was taken up.
+    """
+
+    id: int
+    status: int
+    headers: Headers
+    whole: bool
+    busy_ms: float
+
+
+class Chunk(Message, frozen=True):
+    """More of the body, in the next frame."""
+
+    id: int
+
+
+class End(Message, frozen=True):
+    """The body is complete."""
+
+    id: int
+    busy_ms: float
+
+
+class Broken(Message, frozen=True):
+    """The answer failed after its head was out; what was sent must not look whole."""
+
+    id: int
+    message: str
+
+
+class Pong(Message, frozen=True):
+    """Answer to a Ping."""
+
+    number: int
+
+
+# daemon to zygote or snapshot
+
+
+class ForkSnapshot(Message, frozen=True):
+    """Fork a process that loads `path`; its control socket comes along as a descriptor."""
+
+    project: str
+    generation: int
+    path: str
+
+
+class ForkWorker(Message, frozen=True):
+    """Fork a worker that connects to `endpoint` under `identity`.
+
+    `path` is set where the worker must load the project itself (Mode.LOADED, from the zygote).
+    """
+
+    worker: int
+    endpoint: str
+    identity: str
+    path: str | None
+
+
+# zygote or snapshot to daemon
+
+
+class ZygoteReady(Message, frozen=True):
+    """QGIS is up. `qgis` is its version, `services` what it serves, `plugins` name → state,
+    `api_root` the path of its OGC API Features."""
+
+    qgis: str
+    api_root: str
+    services: list[str]
+    plugins: dict[str, str]
+    notes: list[str]
+
+
+class Loading(Message, frozen=True):
+    """The fork came up and has begun to load: it did not catch a lock on its way."""
+
+
+class BadLayer(msgspec.Struct, frozen=True, array_like=True):
+    """A layer that did not load, and what its provider says."""
+
+    name: str
+    provider: str
+    message: str
+
+
+class Loaded(Message, frozen=True):
+    """The project is there. In Mode.LOADED the snapshot ends after this; `why` says what held it.
+
+    `notes` are what the fork rules met and did not know, for the log.
+    """
+
+    mode: Mode
+    why: str
+    layers: int
+    bad_layers: list[BadLayer]
+    load_ms: float
+    notes: list[str]
+
+
+class Failed(Message, frozen=True):
+    """The zygote could not start, or the snapshot could not load."""
+
+    message: str
+
+
+class Forked(Message, frozen=True):
+    """A child was forked; its pidfd comes along. `token` names it: see `snapshot_token`."""
+
+    token: str
+    pid: int
+
+
+class Exited(Message, frozen=True):
+    """A child ended. `code` is its exit code, or minus the signal."""
+
+    token: str
+    pid: int
+    code: int
+
+
+ToWorker = Request | Credit | Ping | Stop
+FromWorker = Ready | Head | Chunk | End | Broken | Pong
+ToForker = ForkSnapshot | ForkWorker
+FromForker = ZygoteReady | Loading | Loaded | Failed | Forked | Exited
+
+T = TypeVar("T")
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+_to_forker: msgspec.msgpack.Decoder[ToForker] = msgspec.msgpack.Decoder(ToForker)
+_from_forker: msgspec.msgpack.Decoder[FromForker] = msgspec.msgpack.Decoder(FromForker)
+_VERSION_BYTE = bytes([VERSION])
+
+
+def encode(message: Message) -> bytes:
+    """One header. Raises nothing: all messages are ours."""
+    return _VERSION_BYTE + _encoder.encode(message)
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[Any]", header: bytes, limit: int) -> Any:
+    if len(header) > limit:
+        raise WireError(f"a header of {len(header)} bytes; at most {limit} are taken")
+    if header[:1] != _VERSION_BYTE:
+        raise WireError(f"a frame of version {header[:1]!r}; this is version {VERSION}")
+    try:
+        return decoder.decode(memoryview(header)[1:])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"a frame that does not decode: {error}") from None
+
+
+def decode_to_worker(header: bytes) -> ToWorker:
+    """What a worker received. Raises WireError."""
+    message: ToWorker = _decode(_to_worker, header, MAX_HEADER)
+    return message
+
+
+def decode_from_worker(header: bytes) -> FromWorker:
+    """What a worker sent. Raises WireError."""
+    message: FromWorker = _decode(_from_worker, header, MAX_HEADER)
+    return message
+
+
+def decode_to_forker(header: bytes) -> ToForker:
+    """What a zygote or snapshot received. Raises WireError."""
+    message: ToForker = _decode(_to_forker, header, MAX_CONTROL)
+    return message
+
+
+def decode_from_forker(header: bytes) -> FromForker:
+    """What a zygote or snapshot sent. Raises WireError."""
+    message: FromForker = _decode(_from_forker, header, MAX_CONTROL)
+    return message
+
+
+def snapshot_token(project: str, generation: int) -> str:
+    """The name of a snapshot process in Forked and Exited."""
+    return f"snapshot {generation} {project}"
+
+
+def worker_token(worker: int) -> str:
+    """The name of a worker process in Forked and Exited."""
+    return f"worker {worker}"

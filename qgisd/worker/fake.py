@@ -1,0 +1,140 @@
+"""A backend without QGIS that misbehaves on command, for tests of supervision.
+
+Shipped with the package: same processes, same fork, same wire, selected by `backend = "fake"`.
+It never stands in for QGIS in a test of what QGIS does.
+
+A project is a text file of `key = value` lines; a request's query says what to do:
+
+    project    load_s · fail · crash · hang · thread (seconds it lives, or "stay") · boot_hang
+               layers · text (answered by /?do=text)
+    request    do=text | pid | echo | chunks&n=&size=&pause= | hang | crash&signal=&after=head
+               | exit&code= | leak&mb= | garbage | stubborn (ignores SIGTERM, then hangs)
+               | break | stop (SIGSTOP)
+"""
+
+import os
+import signal
+import threading
+import time
+from urllib.parse import parse_qsl, urlsplit
+
+from qgisd import wire
+from qgisd.worker.backend import Answer, LoadError, Project, Started
+
+
+class FakeBackend:
+    """See the module."""
+
+    zygote_threads: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self._project: dict[str, str] = {}
+        self._leak: list[bytes] = []
+        self._served = 0
+
+    def start(self) -> Started:
+        """Fails, or dawdles, as $QGISD_FAKE_START says: "fail", or seconds."""
+        order = os.environ.get("QGISD_FAKE_START", "")
+        if order == "fail":
+            raise LoadError("the fake zygote was told to fail")
+        if order:
+            time.sleep(float(order))
+        return Started("fake", "/wfs3", ["FAKE"], {})
+
+    def load(self, path: str) -> Project:
+        """Read the file and do what it says."""
+        with open(path) as file:
+            lines = [line.split("=", 1) for line in file if "=" in line]
+        self._project = {key.strip(): value.strip() for key, value in lines}
+        if "crash" in self._project:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "hang" in self._project:
+            _hang()
+        time.sleep(float(self._project.get("load_s", "0")))
+        if "fail" in self._project:
+            raise LoadError(self._project["fail"])
+        if not self._project:
+            raise LoadError("not a project")
+        if "thread" in self._project:
+            life = self._project["thread"]
+            seconds = 3600.0 if life == "stay" else float(life)
+            threading.Thread(target=time.sleep, args=(seconds,), daemon=True).start()
+        return Project(int(self._project.get("layers", "1")), [])
+
+    def quiesce(self) -> None:
+        """Nothing to end."""
+
+    def idle(self) -> None:
+        """Nothing to turn."""
+
+    def handle(self, request: wire.Request, body: bytes, answer: Answer) -> None:
+        """Do what `do` says."""
+        query = dict(parse_qsl(urlsplit(request.url).query))
+        self._served += 1
+        text = [("Content-Type", "text/plain")]
+        action = getattr(self, "_do_" + query.get("do", "text"), None)
+        if action is None:
+            answer.finish(400, text, b"no such trick")
+            return
+        result = action(query, body, answer)
+        if result is not None:
+            answer.finish(200, text, result)
+
+    def _do_text(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        time.sleep(float(query.get("s", "0")))
+        return self._project.get("text", "").encode()
+
+    def _do_pid(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        return str(os.getpid()).encode()
+
+    def _do_echo(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        return body
+
+    def _do_chunks(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        answer.begin(200, [("Content-Type", "application/octet-stream")])
+        for number in range(int(query.get("n", "3"))):
+            time.sleep(float(query.get("pause", "0")))
+            answer.write(bytes([65 + number % 26]) * int(query.get("size", "10")))
+        answer.finish(200, [], b"")
+
+    def _do_hang(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        _hang()
+
+    def _do_stubborn(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _hang()
+
+    def _do_crash(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        if query.get("after") == "head":
+            answer.begin(200, [("Content-Type", "text/plain")])
+            answer.write(b"half of it")
+            time.sleep(0.1)  # what is sent leaves by ZeroMQ's thread; a crash would take it along
+        if "unless_served" in query and self._served > int(query["unless_served"]):
+            answer.finish(200, [("Content-Type", "text/plain")], b"survived")
+            return
+        os.kill(os.getpid(), int(query.get("signal", signal.SIGSEGV)))
+
+    def _do_exit(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        os._exit(int(query.get("code", "0")))
+
+    def _do_leak(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        self._leak.append(os.urandom(1 << 20) * int(query.get("mb", "1")))
+        return b"leaked"
+
+    def _do_garbage(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        answer._dealer.send(b"\xffgarbage")  # type: ignore[attr-defined]
+        _hang()
+
+    def _do_break(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        answer.begin(200, [("Content-Type", "text/plain")])
+        answer.write(b"half of it")
+        answer.fail("told to break")
+
+    def _do_stop(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return b"resumed"
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(3600)

@@ -1,0 +1,234 @@
+"""The rules of the fork: what must be put right before and after a process with QGIS in it forks.
+
+Each rule stands here with the failure that it prevents (measured; docs/decisions/0001).
+Linux only; single-threaded by its own rules; imports no QGIS.
+"""
+
+import fcntl
+import gc
+import os
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_TASKS = Path("/proc/self/task")
+_DESCRIPTORS = Path("/proc/self/fd")
+
+#: Rule 1, the exceptions: threads that may stand beside a fork, by the library that started
+#: them, each with its proof. Nothing a child does may wait for such a thread.
+HARMLESS_THREADS = {
+    # WebKit's memory scavenger: sleeps or waits on a condition, and returns freed pages to the
+    # kernel. Started by any print layout on Qt 5. Prints with HTML and JavaScript come out
+    # byte-identical in forks beside it (tests/e2e/test_parity.py prints from forks).
+    "libQt5WebKit": "memory scavenger of WebKit",
+}
+
+#: Rule 1 in the zygote alone: threads that Qt starts with QgsServer, asleep in poll() while the
+#: zygote is quiet, and absent in its forks. 1,170 forks beside them: 0 hung, 0 wrong.
+HARMLESS_IN_ZYGOTE = ("QCA::KeyStoreTh", "QDBusConnection", "Qt bearer threa")
+
+#: Libraries through which every thread starts; they tell nothing about whose it is.
+_COMMON = ("libc.so", "libc-", "libpthread", "libstdc++", "ld-linux", "libQt5Core", "libQt6Core")
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A native thread of this process other than the main one."""
+
+    tid: int
+    name: str
+    #: File name of the library whose code started it; "" where the kernel does not tell.
+    library: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.library}" if self.library else self.name
+
+
+@dataclass
+class Repairs:
+    """What `repair_descriptors` did, and what it did not know."""
+
+    reopened: int = 0
+    severed: int = 0
+    renewed: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def other_threads() -> list[Thread]:
+    """All native threads but the main one, whoever started them (/proc/self/task)."""
+    found = []
+    for task in _TASKS.iterdir():
+        tid = int(task.name)
+        if tid == os.getpid():
+            continue
+        try:
+            found.append(Thread(tid, (task / "comm").read_text().strip(), _library_of(tid)))
+        except FileNotFoundError:
+            continue  # it ended while we looked
+    return found
+
+
+def _library_of(tid: int) -> str:
+    """The library whose code runs at the bottom of a thread's stack.
+
+    The return addresses next to the stack's start are those of clone, start_thread and then of
+    the function the thread was started with. Found by reading our own memory from the stack
+    pointer up: /proc/self/task/TID/syscall ends with the stack pointer and the program counter.
+    """
+    try:
+        words = (_TASKS / str(tid) / "syscall").read_text().split()
+        pointer = int(words[-2], 16)
+    except (OSError, ValueError, IndexError):
+        return ""  # running just now, or a kernel without it
+    code: list[tuple[int, int, str]] = []
+    top = 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, access, *_, name = ([*line.split(maxsplit=5), ""])[:6]
+        low, high = (int(end, 16) for end in span.split("-"))
+        if low <= pointer < high:
+            top = high
+        elif "x" in access and "/" in name:
+            code.append((low, high, Path(name).name))
+    home = ""
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        memory.seek(pointer)
+        stack = memory.read(min(top - pointer, 64 << 10)) or b""
+    for offset in range(0, len(stack) - 7, 8):
+        address = int.from_bytes(stack[offset : offset + 8], sys.byteorder)
+        for low, high, name in code:
+            if low <= address < high and not name.startswith(_COMMON):
+                home = name
+    return home
+
+
+def blocking_threads(harmless_names: Collection[str] = ()) -> list[Thread]:
+    """The threads that forbid a fork now: those of Python, and the native ones on no list."""
+    if threading.active_count() > 1:
+        return [
+            Thread(thread.native_id or 0, f"Python thread {thread.name!r}", "")
+            for thread in threading.enumerate()
+            if thread is not threading.main_thread()
+        ]
+    return [
+        thread
+        for thread in other_threads()
+        if thread.name not in harmless_names
+        and not thread.library.startswith(tuple(HARMLESS_THREADS))
+    ]
+
+
+def wait_single_threaded(
+    quiesce: Callable[[], None], deadline_s: float, harmless_names: Collection[str] = ()
+) -> list[Thread]:
+    """Rule 1: threads do not survive a fork, and a child that waits for one hangs.
+
+    Calls `quiesce` and waits up to `deadline_s` for the threads to end. What is returned stays;
+    an empty list means that this process may fork.
+    """
+    deadline = time.monotonic() + deadline_s
+    while True:
+        quiesce()
+        staying = blocking_threads(harmless_names)
+        if not staying or time.monotonic() >= deadline:
+            return staying
+        time.sleep(0.01)
+
+
+def repair_descriptors(keep: Collection[int]) -> Repairs:
+    """Rules 2, 3 and 4: part this process's descriptors from its parent's. Call first in a child.
+
+    keep: descriptors left as they are, besides 0, 1 and 2: the control channel, the lifeline.
+
+    Regular files are opened again under the same number: over a fork the file offset is shared,
+    and two processes that seek read each other's bytes ("Corrupted .shp file").
+    Sockets get a dead one laid over them: libpq then finds its connection lost and QGIS
+    reconnects; two workers on one connection hang. Nothing is closed the polite way, for that
+    would end the parent's connection. Eventfds are made anew, as a wake-up for one process can
+    be eaten by another; inotify and timer descriptors are disarmed.
+    """
+    repairs = Repairs()
+    dead = _dead_socket()
+    for number in sorted(int(entry) for entry in os.listdir(_DESCRIPTORS)):
+        if number <= 2 or number == dead or number in keep:
+            continue
+        try:
+            mode = os.fstat(number).st_mode
+            target = os.readlink(_DESCRIPTORS / str(number))
+        except OSError:
+            continue  # the descriptor of the listing itself
+        if target == "anon_inode:[eventfd]":
+            _replace(number, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            repairs.renewed += 1
+        elif target in ("anon_inode:inotify", "anon_inode:[timerfd]", "anon_inode:[pidfd]"):
+            os.dup2(dead, number, inheritable=False)
+            repairs.renewed += 1
+        elif stat.S_ISREG(mode):
+            _reopen(number, target, repairs)
+        elif stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
+            # A pipe is Qt's older wake-up: shared, it would wake the wrong process.
+            os.dup2(dead, number, inheritable=False)
+            repairs.severed += 1
+        elif not (stat.S_ISCHR(mode) or stat.S_ISDIR(mode)):
+            repairs.notes.append(f"descriptor of an unknown kind left as it is: {target}")
+    os.close(dead)
+    return repairs
+
+
+def _dead_socket() -> int:
+    left, right = socket.socketpair()
+    right.close()
+    return left.detach()
+
+
+def _replace(number: int, fresh: int) -> None:
+    os.dup2(fresh, number, inheritable=False)
+    os.close(fresh)
+
+
+def _reopen(number: int, target: str, repairs: Repairs) -> None:
+    flags = fcntl.fcntl(number, fcntl.F_GETFL)
+    try:
+        fresh = os.open(
+            f"/proc/self/fd/{number}", (flags & (os.O_ACCMODE | os.O_APPEND)) | os.O_CLOEXEC
+        )
+    except OSError as error:
+        # Without the right to open it again (a file handed over by a privileged parent) the
+        # offset stays shared: say so rather than fail, most such files are only mapped.
+        repairs.notes.append(f"cannot open {target} again: {error.strerror}")
+        return
+    os.lseek(fresh, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
+    _replace(number, fresh)
+    repairs.reopened += 1
+
+
+def prepare_to_fork() -> None:
+    """Rule 10: keep the collector from touching, and so copying, pages shared with forks."""
+    gc.collect()
+    gc.freeze()
+
+
+def mark_process(name: str, oom_score_adj: int) -> None:
+    """Name this process for `ps` and `top`, and tell the kernel whom to kill first (rule 10)."""
+    Path("/proc/self/comm").write_text(name[:15])
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(oom_score_adj))
+    except OSError:
+        pass  # lower than our parent's, which an unprivileged process may not ask for
+
+
+def bind_lifeline(descriptor: int) -> None:
+    """Rule 11: end this process group the moment the daemon is gone, even if stuck in C++.
+
+    The lifeline is a socketpair over which nothing is ever sent. When its other end closes the
+    kernel signals the owner of this end; owner is the group, signal is SIGKILL. The group leader
+    calls this once and all forks inherit it.
+    """
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, 9)
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)

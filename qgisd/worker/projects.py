@@ -1,0 +1,103 @@
+"""Loading one project the way QGIS Server loads it, whatever the version of QGIS.
+
+As `QgsConfigCache::project` does, but without its file watcher: that deletes the project from
+under a request when the file changes. Here a change is a new generation.
+"""
+
+from typing import Any
+
+from qgis.core import Qgis, QgsProject, QgsProjectBadLayerHandler
+from qgis.server import QgsServerProjectUtils, QgsServerSettings
+
+from qgisd import wire
+from qgisd.worker.backend import LoadError, Project
+
+#: Providers whose state does not survive a fork, with the failure that was seen. None so far:
+#: ogr, gdal, postgres, spatialite, delimitedtext, virtual, wms and WFS are tested in forks.
+UNFORKABLE_PROVIDERS: dict[str, str] = {}
+
+
+class _BadLayers(QgsProjectBadLayerHandler):  # type: ignore[misc]
+    """Keeps what could not be loaded instead of asking somebody at a screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+
+    def handleBadLayers(self, nodes: Any) -> None:  # noqa: N802  (QGIS calls it)
+        self.ids = [node.namedItem("id").toElement().text() for node in nodes]
+
+
+def _read_flags(settings: QgsServerSettings) -> Any:
+    """Flags of QgsProject::read; the enum moved from QgsProject to Qgis with 3.26."""
+    home = getattr(Qgis, "ProjectReadFlag", None)
+    if home is not None and hasattr(home, "DontStoreOriginalStyles"):
+        names = {
+            "styles": home.DontStoreOriginalStyles,
+            "trust": home.TrustLayerMetadata,
+            "layouts": home.DontLoadLayouts,
+            "readonly": getattr(home, "ForceReadOnlyLayers", None),
+        }
+        flags = Qgis.ProjectReadFlags()
+    else:
+        names = {
+            "styles": QgsProject.FlagDontStoreOriginalStyles,
+            "trust": QgsProject.FlagTrustLayerMetadata,
+            "layouts": QgsProject.FlagDontLoadLayouts,
+            "readonly": None,
+        }
+        flags = QgsProject.ReadFlags()
+    flags |= names["styles"]
+    if settings.trustLayerMetadata():
+        flags |= names["trust"]
+    if settings.getPrintDisabled():
+        flags |= names["layouts"]
+    force = getattr(settings, "forceReadOnlyLayers", None)
+    if force is not None and force() and names["readonly"] is not None:
+        flags |= names["readonly"]
+    return flags
+
+
+def _new_project() -> QgsProject:
+    """Without the style database where QgsProject can be told so (3.26), as the server does."""
+    if hasattr(Qgis, "ProjectCapabilities"):
+        return QgsProject(None, Qgis.ProjectCapabilities())
+    return QgsProject()
+
+
+def load(path: str, settings: QgsServerSettings, strict: bool) -> tuple[QgsProject, Project]:
+    """Read the project at `path`. Raises LoadError with a text for operators.
+
+    strict: any bad layer that is not restricted (QgsServerProjectUtils.wmsRestrictedLayers) is
+    an error; otherwise such layers are reported and left out, as with
+    QGIS_SERVER_IGNORE_BAD_LAYERS.
+    """
+    project = _new_project()
+    handler = _BadLayers()
+    project.setBadLayerHandler(handler)
+    # Virtual layers look for the layers they are made of in QgsProject.instance().
+    QgsProject.setInstance(project)
+    if not project.read(path, _read_flags(settings)):
+        raise LoadError(project.error() or f"QGIS cannot read {path} as a project")
+    layers = project.mapLayers()
+    if not layers and not project.fileName():
+        raise LoadError(f"{path} holds no project")
+    restricted = set(QgsServerProjectUtils.wmsRestrictedLayers(project))
+    bad = [
+        wire.BadLayer(layer.name(), layer.providerType(), _complaint(layer))
+        for layer in layers.values()
+        if not layer.isValid() or layer.id() in handler.ids
+    ]
+    forbidden = [layer.name for layer in bad if layer.name not in restricted]
+    if strict and forbidden:
+        raise LoadError(f"layers that cannot be opened: {', '.join(forbidden)}")
+    providers = {layer.providerType() for layer in layers.values()}
+    why = "; ".join(UNFORKABLE_PROVIDERS[name] for name in providers & set(UNFORKABLE_PROVIDERS))
+    return project, Project(len(layers), bad, why)
+
+
+def _complaint(layer: Any) -> str:
+    """What the provider says; without the source, which may hold a password."""
+    error = layer.error()
+    text = error.summary() if not error.isEmpty() else ""
+    return text or "the data source cannot be opened"

@@ -1,0 +1,186 @@
+"""The backend that serves maps: QgsServer in a zygote, one QgsProject per snapshot.
+
+API used: QgsServer.handleRequest(request, response, project), QGIS 3.22 and later.
+"""
+
+import os
+import sys
+from typing import Any
+
+from qgis.core import Qgis, QgsApplication, QgsNetworkAccessManager, QgsProject
+from qgis.PyQt.QtCore import QCoreApplication, QThreadPool
+from qgis.server import (
+    QgsBufferServerRequest,
+    QgsBufferServerResponse,
+    QgsServer,
+    QgsServerRequest,
+    QgsServerSettings,
+)
+
+from qgisd import wire
+from qgisd.worker import plugins, projects
+from qgisd.worker.backend import Answer, LoadError, Project, Started
+from qgisd.worker.fork import HARMLESS_IN_ZYGOTE
+from qgisd.worker_settings import ZygoteSettings
+
+_METHODS = {
+    "GET": QgsServerRequest.GetMethod,
+    "HEAD": QgsServerRequest.HeadMethod,
+    "POST": QgsServerRequest.PostMethod,
+    "PUT": QgsServerRequest.PutMethod,
+    "DELETE": QgsServerRequest.DeleteMethod,
+    "PATCH": getattr(QgsServerRequest, "PatchMethod", QgsServerRequest.PostMethod),
+}
+#: What QGIS logs when a request fails whose first bytes are gone (qgsserverresponse.cpp).
+_TOO_LATE = "Cannot write exception after header sent"
+_SERVICES = ("WMS", "WFS", "WCS", "WMTS")
+
+
+class QgisBackend:
+    """See backend.Backend."""
+
+    zygote_threads: tuple[str, ...] = HARMLESS_IN_ZYGOTE
+
+    def __init__(self, settings: ZygoteSettings) -> None:
+        self._settings = settings
+        self._project: QgsProject | None = None
+        self._response: _Response | None = None
+
+    def start(self) -> Started:
+        """QgsApplication, QgsServer, plugins. Raises LoadError if a service module is missing."""
+        QCoreApplication.setOrganizationName(QgsApplication.QGIS_ORGANIZATION_NAME)
+        QCoreApplication.setOrganizationDomain(QgsApplication.QGIS_ORGANIZATION_DOMAIN)
+        QCoreApplication.setApplicationName(QgsApplication.QGIS_APPLICATION_NAME)
+        self._application = QgsApplication([], False, "", "server")
+        self._server = QgsServer()
+        QgsApplication.messageLog().messageReceived[str, str, Qgis.MessageLevel].connect(self._log)
+        interface = self._server.serverInterface()
+        registry = interface.serviceRegistry()
+        services = [name for name in _SERVICES if registry.getService(name) is not None]
+        if "WMS" not in services:
+            raise LoadError("QGIS Server's modules are missing: apt-get install qgis-server")
+        states = plugins.load_all(self._settings.plugin_path, interface)
+        features = registry.getApi("OGC WFS3 (Draft)") or registry.getApi("OGC API - Features")
+        root = features.rootPath() if features is not None else "/wfs3"
+        return Started(Qgis.QGIS_VERSION, root, services, states)
+
+    def load(self, path: str) -> Project:
+        """Load the project that this process is for."""
+        server_settings = QgsServerSettings()
+        server_settings.load()
+        self._project, project = projects.load(path, server_settings, self._settings.strict_layers)
+        self._server.serverInterface().removeConfigCacheEntry(self._project.fileName())
+        return project
+
+    def quiesce(self) -> None:
+        """End the network thread, and the pool threads that are idle (rule 1)."""
+        QgsNetworkAccessManager.instance().clearConnectionCache()
+        pool = QThreadPool.globalInstance()
+        pool.setExpiryTimeout(1)
+        pool.waitForDone(1000)
+        QCoreApplication.processEvents()
+
+    def idle(self) -> None:
+        """Turn Qt's event loop: pooled connections expire by its timers."""
+        QCoreApplication.processEvents()
+
+    def handle(self, request: wire.Request, body: bytes, answer: Answer) -> None:
+        """One call of QgsServer."""
+        qgis_request = QgsBufferServerRequest(
+            request.url,
+            _METHODS.get(request.method, QgsServerRequest.GetMethod),
+            dict(request.headers),
+            body or None,
+        )
+        response = self._response = _Response(answer)
+        try:
+            self._server.handleRequest(qgis_request, response, self._project)
+        except Exception as error:  # a plugin's, out of a virtual method
+            print(f"request failed: {type(error).__name__}: {error}", file=sys.stderr)
+            response.broken = f"{type(error).__name__} in QgsServer.handleRequest"
+        response.settle()
+        self._response = None
+
+    def _log(self, message: str, tag: str, level: Any) -> None:
+        if _TOO_LATE in message and self._response is not None:
+            self._response.broken = "QGIS met an error after the first bytes were out"
+        if os.environ.get("QGISD_QGIS_LOG"):
+            print(f"QGIS {tag}: {message}", file=sys.stderr)
+
+
+class _Response(QgsBufferServerResponse):  # type: ignore[misc]
+    """Gathers what QGIS writes and passes it on in large pieces.
+
+    QGIS calls flush() once per feature. A message for each is what makes the predecessor 13
+    times slower, and even a look at the buffer for each costs, so most calls only count.
+    """
+
+    #: Bytes gathered before a piece is sent.
+    PIECE = 256 << 10
+    #: flush() calls between two looks at the buffer, at most.
+    MOST_CALLS = 64
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self._answer = answer
+        self._begun = False
+        self._calls = 0
+        self._look_at = 1
+        #: Why the answer cannot be completed; "" while it can.
+        self.broken = ""
+
+    def flush(self) -> None:
+        """Called by QGIS whenever it has written something worth sending."""
+        self._calls += 1
+        if self._calls < self._look_at:
+            return
+        size = self.io().pos()
+        if size >= self.PIECE:
+            self._send(self._take())
+            self._calls, size = 0, 0
+        if self._calls:
+            # As many calls as would fill a piece at the present rate, but look early enough
+            # not to gather much more where features grow.
+            per_call = max(1, size // self._calls)
+            self._look_at = self._calls + min(
+                self.MOST_CALLS, max(1, (self.PIECE - size) // per_call // 2)
+            )
+        else:
+            self._look_at = 1
+
+    def headersSent(self) -> bool:  # noqa: N802  (QGIS calls it)
+        """True once the head is on its way: QGIS then writes no exception into the body."""
+        return self._begun
+
+    def sendError(self, code: int, message: str) -> None:  # noqa: N802  (QGIS calls it)
+        """Internal errors of QGIS (5xx)."""
+        if self._begun:
+            self.broken = f"QGIS: {code} {message}"
+        else:
+            super().sendError(code, message)
+
+    def finish(self) -> None:
+        """QGIS calls it at the end, and at some errors; `settle` is what ends the answer."""
+
+    def settle(self) -> None:
+        """Send what is left, or say that the answer is broken."""
+        if self.broken and self._begun:
+            self._answer.fail(self.broken)
+        elif self.broken:
+            self._answer.finish(500, [("Content-Type", "text/plain")], b"Internal Server Error")
+        else:
+            self._answer.finish(self.statusCode() or 200, self._headers(), self._take())
+
+    def _take(self) -> bytes:
+        data = bytes(self.io().data()) or bytes(self.body())
+        self.truncate()
+        return data
+
+    def _send(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            self._answer.begin(self.statusCode() or 200, self._headers())
+        self._answer.write(data)
+
+    def _headers(self) -> wire.Headers:
+        return [(name, value) for name, value in self.headers().items() if name]

@@ -1,0 +1,66 @@
+"""A process that holds one loaded project and is forked for every worker of it.
+
+It serves nothing itself. A project whose threads stay, or whose provider forbids it, is
+reported as Mode.LOADED, and this process ends: its workers are then forked from the zygote and
+load the project themselves (rule 6).
+"""
+
+import os
+import socket
+import time
+
+from qgisd import channel, wire
+from qgisd.words import Mode
+from qgisd.worker import fork
+from qgisd.worker.backend import Backend, LoadError, Project
+from qgisd.worker.forkserver import ForkServer
+from qgisd.worker.loop import run_worker
+from qgisd.worker_settings import ZygoteSettings
+
+#: Bad layers reported at most; a control message has a bound.
+_MOST_BAD_LAYERS = 100
+
+
+def run_snapshot(
+    backend: Backend, settings: ZygoteSettings, order: wire.ForkSnapshot, control: socket.socket
+) -> None:
+    """Load, report, and fork on command. Runs in a fork of the zygote and never returns."""
+    fork.mark_process("qgisd-snapshot", 300)
+    channel.send(control, wire.Loading())
+    started = time.monotonic()
+    try:
+        project = backend.load(order.path)
+    except LoadError as error:
+        channel.send(control, wire.Failed(str(error)[:4000]))
+        os._exit(0)
+    load_ms = (time.monotonic() - started) * 1000
+
+    def threads() -> list[fork.Thread]:
+        return fork.wait_single_threaded(backend.quiesce, settings.quiesce_s)
+
+    why = _why_not_forked(settings, project, threads())
+    mode = Mode.LOADED if why else Mode.FORKED
+    fork.prepare_to_fork()
+    bad = [
+        wire.BadLayer(layer.name[:200], layer.provider[:40], layer.message[:500])
+        for layer in project.bad_layers[:_MOST_BAD_LAYERS]
+    ]
+    channel.send(control, wire.Loaded(mode, why[:500], project.layers, bad, load_ms, []))
+    if mode is Mode.LOADED:
+        os._exit(0)
+
+    def child(message: wire.ToForker, descriptors: list[int]) -> None:
+        assert isinstance(message, wire.ForkWorker)
+        run_worker(backend, settings, message)
+
+    ForkServer(control, settings.lifeline_fd, child, threads).run()
+
+
+def _why_not_forked(settings: ZygoteSettings, project: Project, staying: list[fork.Thread]) -> str:
+    if not settings.snapshot:
+        return "pool.snapshot is false"
+    if project.unforkable:
+        return project.unforkable
+    if staying:
+        return "threads stay: " + ", ".join(map(str, staying))
+    return ""

@@ -1,0 +1,67 @@
+"""The first process of a pool: the server started, plugins loaded, no project.
+
+`python -m qgisd.worker.zygote`, exec'd by the daemon, so that nothing of its loop, sockets or
+threads leaks in. It forks snapshots, and workers where a project must be loaded by each.
+"""
+
+import os
+import socket
+import sys
+
+from qgisd import channel, wire
+from qgisd.worker import fork, snapshot
+from qgisd.worker.backend import Backend, LoadError
+from qgisd.worker.forkserver import ForkServer
+from qgisd.worker.loop import run_worker
+from qgisd.worker_settings import ZygoteSettings
+
+
+def make_backend(settings: ZygoteSettings) -> Backend:
+    """The backend that the pool asked for; QGIS is imported here and only here."""
+    if settings.backend == "fake":
+        from qgisd.worker.fake import FakeBackend
+
+        return FakeBackend()
+    from qgisd.worker.qgis_server import QgisBackend
+
+    return QgisBackend(settings)
+
+
+def main() -> None:
+    """Start, say so, fork on command. Exit code 1 if the server does not come up."""
+    settings = ZygoteSettings.from_environment()
+    control = socket.socket(fileno=settings.control_fd)
+    control.set_inheritable(False)
+    os.set_inheritable(settings.lifeline_fd, False)
+    fork.bind_lifeline(settings.lifeline_fd)
+    fork.mark_process("qgisd-zygote", 100)
+    try:
+        backend = make_backend(settings)
+        started = backend.start()
+    except (LoadError, ImportError) as error:
+        channel.send(control, wire.Failed(str(error)[:2000]))
+        sys.exit(1)
+
+    def threads() -> list[fork.Thread]:
+        return fork.wait_single_threaded(
+            backend.quiesce, settings.quiesce_s, backend.zygote_threads
+        )
+
+    def child(message: wire.ToForker, descriptors: list[int]) -> None:
+        if isinstance(message, wire.ForkSnapshot):
+            snapshot.run_snapshot(backend, settings, message, socket.socket(fileno=descriptors[0]))
+        else:
+            run_worker(backend, settings, message)
+
+    fork.prepare_to_fork()
+    channel.send(
+        control,
+        wire.ZygoteReady(
+            started.qgis, started.api_root, started.services, started.plugins, started.notes
+        ),
+    )
+    ForkServer(control, settings.lifeline_fd, child, threads).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What the daemon tells a zygote at its start, as JSON in one environment variable."""
+
+import os
+
+import msgspec
+
+VARIABLE = "QGISD_ZYGOTE"
+
+
+class ZygoteSettings(msgspec.Struct, frozen=True):
+    """Settings of the processes of one pool; the environment itself carries QGIS's own."""
+
+    pool: str
+    #: "qgis" or "fake".
+    backend: str
+    #: Descriptor numbers inherited over exec.
+    control_fd: int
+    lifeline_fd: int
+    #: Folders with server plugins, colon-separated.
+    plugin_path: str
+    #: True: a project with a bad layer does not load.
+    strict_layers: bool
+    #: Seconds that threads get to end before a project is declared unforkable.
+    quiesce_s: float
+    #: Bytes of an answer that may be on their way to the daemon before a worker waits.
+    window: int
+    #: False: no project is forked, each worker loads its own (`snapshot = false`).
+    snapshot: bool
+
+    def to_environment(self) -> dict[str, str]:
+        """The one variable that carries all of it."""
+        return {VARIABLE: msgspec.json.encode(self).decode()}
+
+    @classmethod
+    def from_environment(cls) -> "ZygoteSettings":
+        """Read it in the zygote. Raises KeyError or msgspec.ValidationError: the daemon's fault."""
+        return msgspec.json.decode(os.environ.pop(VARIABLE), type=cls)
