@@ -228,12 +228,26 @@ def load(
 
 def _read(path: Path, must_exist: bool, problems: list[Problem]) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        _anchor_roots(tree, path.resolve().parent)
+        return tree
     except OSError as error:
         problems.append(Problem(str(path), f"cannot be read: {error.strerror}"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(Problem(str(path), f"is not TOML: {error}"))
     return {}
+
+
+def _anchor_roots(tree: dict[str, Any], folder: Path) -> None:
+    """Roots that are relative are relative to the file that names them."""
+    pools = tree.get("pools", {})
+    for pool in [tree.get("pool"), *(pools.values() if isinstance(pools, dict) else ())]:
+        projects = pool.get("projects") if isinstance(pool, dict) else None
+        roots = projects.get("roots") if isinstance(projects, dict) else None
+        if isinstance(roots, dict):
+            for prefix, root in roots.items():
+                if isinstance(root, str) and root:
+                    roots[prefix] = os.path.normpath(folder / root)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:

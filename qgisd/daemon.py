@@ -252,6 +252,9 @@ def zygote_environment(
         "QGIS_SERVER_LOG_LEVEL": "2",
         "QT_LOGGING_RULES": "*.debug=false;*.warning=false",
         "PGCONNECT_TIMEOUT": "10",
+        # OpenBLAS (by way of GDAL) starts a thread per core as soon as it is loaded: rule 1.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
     fake = {key: value for key, value in os.environ.items() if key.startswith("QGISD_FAKE_")}

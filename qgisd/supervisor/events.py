@@ -64,11 +64,15 @@ class SnapshotLoaded:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDown:
-    """It ended, or could not load; `message` says what is known."""
+    """It ended, or could not load; `message` says what is known.
+
+    never_forked: its zygote died before it came to be, which is no fault of the project.
+    """
 
     project: str
     generation: int
     message: str
+    never_forked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,13 @@ class Loads:
         if project is None:
             return
         for generation in list(project.generations()):
-            if generation.number == event.generation:
+            if generation.number != event.generation:
+                continue
+            if event.never_forked and generation.state is GenerationState.LOADING:
+                self.timers.cancel(("load", project.key, generation.number))
+                generation.state = advance(GENERATION, generation.state, "orphaned", project.key)
+                generation.snapshot = False
+            else:
                 self._snapshot_gone(project, generation, event.message)
 
     def _snapshot_gone(self, project: Project, generation: Generation, message: str) -> None:

@@ -66,6 +66,7 @@ class Pool:
         self._give_up = give_up
         self._inbox: deque[e.Event] = deque()
         self._handling = False
+        self._over = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         self._exchanges: dict[int, Exchange] = {}
@@ -120,6 +121,7 @@ class Pool:
             await asyncio.sleep(0.02)
         for exchange in list(self._exchanges.values()):
             exchange.abort("shutting down")
+        self._over = True  # what ends from here on ends because we say so
         if self._timer is not None:
             self._timer.cancel()
         for zygote in self._zygotes.values():
@@ -158,6 +160,8 @@ class Pool:
 
     def _handle(self, event: e.Event) -> None:
         # Performing an instruction may make the next event at once: keep them in order.
+        if self._over:
+            return
         self._inbox.append(event)
         if self._handling:
             return
@@ -363,7 +367,6 @@ class Pool:
         if sent:
             zygote.pending.add(token)
         else:
-            forker.message = "the zygote is gone"
             self._snapshot_closed(token)
 
     def _on_snapshot_message(self, token: str, message: wire.FromForker, fds: list[int]) -> None:
@@ -410,7 +413,7 @@ class Pool:
             del self._snapshots[token]
             self._handle(
                 e.SnapshotDown(
-                    forker.project, forker.generation, forker.message or "it was never forked"
+                    forker.project, forker.generation, "its zygote ended", never_forked=True
                 )
             )
 

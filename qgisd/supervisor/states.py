@@ -74,6 +74,7 @@ ZYGOTE = {
 GENERATION = {
     (G.PENDING, "start"): G.LOADING,
     (G.LOADING, "loaded"): G.WARMING,
+    (G.LOADING, "orphaned"): G.PENDING,
     (G.WARMING, "switch"): G.SERVING,
     (G.SERVING, "retire"): G.RETIRED,
     (G.PENDING, "fail"): G.FAILED,

@@ -1,0 +1,37 @@
+# make run · make test · make check · make bench
+# Every target installs what it needs first; on Debian, apt packages too (as root, or by sudo).
+
+VENV := .venv
+BIN := $(VENV)/bin
+LISTEN ?= 127.0.0.1:7080
+
+.PHONY: run test check install system bench clean
+
+run: install
+	@echo; echo "A map:  http://$(LISTEN)/ows/p/world?SERVICE=WMS&VERSION=1.3.0&REQUEST=GetMap&LAYERS=world&STYLES=&CRS=EPSG:4326&BBOX=-90,-180,90,180&WIDTH=1200&HEIGHT=600&FORMAT=image/png"; echo
+	QGISD_HTTP__LISTEN=$(LISTEN) $(BIN)/qgisd serve -c examples/qgisd.toml
+
+test: install
+	./scripts/system-packages test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install
+	./scripts/system-packages bench
+	$(BIN)/python -m bench $(ARGS)
+
+install: $(VENV)/.installed
+
+# PyQGIS belongs to the interpreter of the distribution, so the environment is made from that one.
+$(VENV)/.installed: setup.cfg pyproject.toml scripts/system-packages
+	./scripts/system-packages run
+	/usr/bin/python3 -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
