@@ -27,7 +27,7 @@ from qgisd.supervisor.exchange import Buffering
 from qgisd.supervisor.model import Limits
 from qgisd.supervisor.pool import Pool as RunningPool
 from qgisd.supervisor.process import become_subreaper
-from qgisd.supervisor.transport import Router
+from qgisd.supervisor.transport import Router, parse_identity
 from qgisd.worker_settings import ZygoteSettings
 
 _log = logging.getLogger("qgisd")
@@ -126,10 +126,10 @@ class Daemon:
         self._stop.set()
 
     def _on_frames(self, identity: bytes, header: bytes, body: bytes) -> None:
-        name, _, worker = identity.decode("ascii", "replace").rpartition("/")
+        name, worker = parse_identity(identity)
         pool = self._pools.get(name)
-        if pool is not None and worker.isdigit():
-            pool.on_frames(int(worker), header, body)
+        if pool is not None:
+            pool.on_frames(worker, header, body)
 
     def _listen(self, public: list[socket.socket], admin: list[socket.socket]) -> None:
         http = self._config.http

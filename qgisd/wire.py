@@ -259,6 +259,17 @@ def snapshot_token(project: str, generation: int) -> str:
     return f"snapshot {generation} {project}"
 
 
+def parse_snapshot_token(token: str) -> tuple[int, str]:
+    """Generation and project of a snapshot's name."""
+    _, generation, project = token.split(" ", 2)
+    return int(generation), project
+
+
 def worker_token(worker: int) -> str:
     """The name of a worker process in Forked and Exited."""
     return f"worker {worker}"
+
+
+def parse_worker_token(token: str) -> int:
+    """The number in a worker's name."""
+    return int(token.removeprefix("worker "))

@@ -7,7 +7,7 @@ Events come from HTTP, processes, the catalog and the clock. Instructions are ca
 from dataclasses import dataclass
 
 from qgisd.errors import RequestError
-from qgisd.supervisor.model import Job, ProjectRef, Version
+from qgisd.supervisor.model import Job, ProjectRef
 from qgisd.wire import BadLayer
 from qgisd.words import Mode, Reason
 
@@ -220,10 +220,10 @@ class EndZygote:
 
 @dataclass(frozen=True, slots=True)
 class ForkSnapshot:
+    zygote: int
     project: str
     generation: int
     path: str
-    version: Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +237,7 @@ class EndSnapshot:
 class ForkWorker:
     """`path` is set where the worker loads the project itself, forked from the zygote."""
 
+    zygote: int
     worker: int
     project: str
     generation: int

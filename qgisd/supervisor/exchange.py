@@ -235,8 +235,10 @@ class Service(Protocol):
     """What HTTP sees of a pool."""
 
     name: str
-    #: Path below which this QGIS serves OGC API Features: "/wfs3" or "/ogcapi".
-    api_root: str
+
+    @property
+    def api_root(self) -> str:
+        """Path below which this QGIS serves OGC API Features: "/wfs3" or "/ogcapi"."""
 
     def known(self, name: str) -> ProjectRef | None:
         """The project of a MAP that was resolved a moment ago; no I/O."""

@@ -224,7 +224,7 @@ class Loads:
                 ("load", project.key, generation.number), self.now + self.limits.load_timeout_s
             )
             self._out.append(
-                e.ForkSnapshot(project.key, generation.number, generation.path, generation.version)
+                e.ForkSnapshot(self.zygote.number, project.key, generation.number, generation.path)
             )
 
     def _on_snapshot_loaded(self, event: e.SnapshotLoaded) -> None:
@@ -385,7 +385,11 @@ class Loads:
         self.projects[generation.project].counters.forks += 1
         self._out.append(
             e.ForkWorker(
-                worker.id, generation.project, generation.number, generation.path if loads else None
+                self.zygote.number,
+                worker.id,
+                generation.project,
+                generation.number,
+                generation.path if loads else None,
             )
         )
 

@@ -6,37 +6,24 @@ after the other, on the loop of the daemon.
 
 import asyncio
 import logging
-import os
 import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from qgisd import channel, wire
+from qgisd import wire
 from qgisd.errors import ProjectNotFound, WireError
 from qgisd.supervisor import events as e
 from qgisd.supervisor.catalog import Catalog, version_of
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import Job, Limits, ProjectRef
-from qgisd.supervisor.process import Child, Control, Lifeline, start_zygote
 from qgisd.supervisor.stats import PoolView, view_of
-from qgisd.supervisor.transport import Router
+from qgisd.supervisor.transport import Router, identity_of
+from qgisd.supervisor.tree import Tree
 
 #: MAP strings remembered with what they resolved to.
 _KNOWN = 4096
-
-
-class _Zygote:
-    """The mechanism of one zygote: process, channel, lifeline of its group."""
-
-    def __init__(self, child: Child, control: Control, lifeline: Lifeline) -> None:
-        self.child = child
-        self.control = control
-        self.lifeline = lifeline
-        self.message = ""
-        #: Tokens ordered from it whose Forked has not come.
-        self.pending: set[str] = set()
 
 
 class Pool:
@@ -54,7 +41,6 @@ class Pool:
         give_up: Callable[[str], None],
     ) -> None:
         self.name = name
-        self.api_root = "/wfs3"
         self._log = logging.getLogger(f"qgisd.pool.{name}")
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(limits, random.random)
@@ -62,7 +48,6 @@ class Pool:
         self._router = router
         self._buffering = buffering
         self._check_interval_s = check_interval_s
-        self._zygote_environment = zygote_environment
         self._give_up = give_up
         self._inbox: deque[e.Event] = deque()
         self._handling = False
@@ -72,26 +57,22 @@ class Pool:
         self._exchanges: dict[int, Exchange] = {}
         self._next_job = 1
         self._known: dict[str, ProjectRef] = {}
-        self._zygotes: dict[int, _Zygote] = {}
-        self._snapshots: dict[str, _Forker] = {}
-        self._children: dict[str, Child] = {}
-        self._doomed: set[str] = set()
         self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
-        self._started: tuple[str, list[str], dict[str, str]] = ("", [], {})
+        self._tree = Tree(name, router.endpoint, zygote_environment, self._handle, self._log)
         self._poller: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._missed: dict[str, int] = {}
         self.memory: dict[int, int] = {}
         self._performers: dict[type, Callable[[Any], None]] = {
-            e.StartZygote: self._start_zygote,
-            e.EndZygote: self._end_zygote,
-            e.ForkSnapshot: self._fork_snapshot,
-            e.EndSnapshot: self._end_snapshot,
-            e.ForkWorker: self._fork_worker,
+            e.StartZygote: self._tree.start_zygote,
+            e.EndZygote: self._tree.end_zygote,
+            e.ForkSnapshot: self._tree.fork_snapshot,
+            e.EndSnapshot: self._tree.end_snapshot,
+            e.ForkWorker: self._tree.fork_worker,
             e.Send: self._send,
             e.SendPing: self._send_ping,
             e.StopWorker: self._stop_worker,
-            e.KillWorker: self._kill_worker,
+            e.KillWorker: self._tree.kill_worker,
             e.Retry: self._retry,
             e.Fail: lambda do: self._exchange(do.job, lambda exchange: exchange.fail(do.error)),
             e.Abort: lambda do: self._exchange(do.job, lambda exchange: exchange.abort(do.reason)),
@@ -124,15 +105,7 @@ class Pool:
         self._over = True  # what ends from here on ends because we say so
         if self._timer is not None:
             self._timer.cancel()
-        for zygote in self._zygotes.values():
-            zygote.control.close()
-            zygote.lifeline.cut()
-        for forker in self._snapshots.values():
-            forker.control.close()
-        for child in self._children.values():
-            child.kill()
-        while any(child.alive for child in self._processes()):
-            await asyncio.sleep(0.005)
+        await self._tree.shut_down()
 
     def stop_now(self) -> None:
         """The second SIGTERM: do not finish anything."""
@@ -144,17 +117,9 @@ class Pool:
         """Its zygote has been up."""
         return self._machine.ever_up
 
-    def _processes(self) -> list[Child]:
-        snapshots = [forker.child for forker in self._snapshots.values() if forker.child]
-        zygotes = [zygote.child for zygote in self._zygotes.values()]
-        return [*self._children.values(), *snapshots, *zygotes]
-
     def pids(self) -> dict[str, int]:
-        """Every process of the pool: what it is → pid, for memory accounting."""
-        found = {f"zygote {number}": zygote.child.pid for number, zygote in self._zygotes.items()}
-        found |= {token: fork.child.pid for token, fork in self._snapshots.items() if fork.child}
-        found |= {token: child.pid for token, child in self._children.items()}
-        return found
+        """Every process of the pool, by name: for memory accounting."""
+        return self._tree.pids()
 
     # events and instructions
 
@@ -191,7 +156,11 @@ class Pool:
         prefix = f"{do.project}: " if do.project else ""
         self._log.log(do.level, "%s%s", prefix, do.text)
 
-    # requests
+    # requests (exchange.Service)
+
+    @property
+    def api_root(self) -> str:
+        return self._tree.started.api_root if self._tree.started else "/wfs3"
 
     def known(self, name: str) -> ProjectRef | None:
         return self._known.get(name)
@@ -239,7 +208,7 @@ class Pool:
     # frames of workers
 
     def _identity(self, worker: int) -> bytes:
-        return f"{self.name}/{worker}".encode()
+        return identity_of(self.name, worker)
 
     def on_frames(self, worker: int, header: bytes, body: bytes) -> None:
         """A message of one of this pool's workers."""
@@ -313,206 +282,6 @@ class Pool:
     def _retry(self, do: e.Retry) -> None:
         self._log.info("request %s runs again", self._exchanges[do.job].order.request_id)
 
-    def _kill_worker(self, do: e.KillWorker) -> None:
-        token = wire.worker_token(do.worker)
-        child = self._children.get(token)
-        if child is not None:
-            child.kill()
-        else:
-            # Ordered, but not seen yet: it is killed when it shows up.
-            self._doomed.add(token)
-            self._handle(e.WorkerDown(do.worker, "it never came up"))
-
-    def _fork_worker(self, do: e.ForkWorker) -> None:
-        token = wire.worker_token(do.worker)
-        order = wire.ForkWorker(
-            do.worker, self._router.endpoint, self._identity(do.worker).decode(), do.path
-        )
-        if do.path is None:
-            forker = self._snapshots.get(wire.snapshot_token(do.project, do.generation))
-            pending = forker.pending if forker else set()
-            sent = forker is not None and forker.control.send(order)
-        else:
-            zygote = self._zygotes[self._machine.zygote.number]
-            pending = zygote.pending
-            sent = zygote.control.send(order)
-        if sent:
-            pending.add(token)
-        else:
-            self._handle(e.WorkerDown(do.worker, "its snapshot is gone"))
-
-    def _worker_exited(self, token: str, code: int | None) -> None:
-        self._children.pop(token, None)
-        worker = int(token.removeprefix("worker "))
-        self.memory.pop(worker, None)
-        self._handle(e.WorkerDown(worker, _ending(code)))
-
-    # snapshots
-
-    def _fork_snapshot(self, do: e.ForkSnapshot) -> None:
-        token = wire.snapshot_token(do.project, do.generation)
-        zygote = self._zygotes[self._machine.zygote.number]
-        ours, theirs = channel.pair()
-        forker = _Forker(do.project, do.generation)
-        forker.control = Control(
-            ours,
-            lambda message, fds: self._on_snapshot_message(token, message, fds),
-            lambda: self._snapshot_closed(token),
-        )
-        self._snapshots[token] = forker
-        sent = zygote.control.send(
-            wire.ForkSnapshot(do.project, do.generation, do.path), [theirs.fileno()]
-        )
-        theirs.close()
-        if sent:
-            zygote.pending.add(token)
-        else:
-            self._snapshot_closed(token)
-
-    def _on_snapshot_message(self, token: str, message: wire.FromForker, fds: list[int]) -> None:
-        forker = self._snapshots.get(token)
-        if forker is None:
-            for descriptor in fds:
-                os.close(descriptor)
-        elif isinstance(message, wire.Loaded):
-            for note in message.notes:
-                self._log.warning("%s: %s", forker.project, note)
-            self._handle(
-                e.SnapshotLoaded(
-                    forker.project,
-                    forker.generation,
-                    message.mode,
-                    message.why,
-                    message.layers,
-                    message.bad_layers,
-                    message.load_ms,
-                )
-            )
-        elif isinstance(message, wire.Failed):
-            forker.message = message.message
-        else:
-            self._on_fork_message(forker.pending, message, fds)
-
-    def _end_snapshot(self, do: e.EndSnapshot) -> None:
-        token = wire.snapshot_token(do.project, do.generation)
-        forker = self._snapshots.get(token)
-        if forker is None:
-            return
-        forker.control.close()
-        if forker.child is not None:
-            forker.child.kill()
-        else:
-            self._doomed.add(token)
-            del self._snapshots[token]
-
-    def _snapshot_closed(self, token: str) -> None:
-        """Its channel is at its end: it exits, or its zygote died before it was forked."""
-        forker = self._snapshots.get(token)
-        if forker is not None and forker.child is None:
-            forker.control.close()
-            del self._snapshots[token]
-            self._handle(
-                e.SnapshotDown(
-                    forker.project, forker.generation, "its zygote ended", never_forked=True
-                )
-            )
-
-    def _snapshot_exited(self, token: str, code: int | None) -> None:
-        forker = self._snapshots.pop(token, None)
-        if forker is None:
-            return
-        forker.control.close()
-        self._lost_orders(forker.pending)
-        message = forker.message or f"the process that held it ended: {_ending(code)}"
-        self._handle(e.SnapshotDown(forker.project, forker.generation, message))
-
-    # zygotes
-
-    def _start_zygote(self, do: e.StartZygote) -> None:
-        ours, theirs = channel.pair()
-        lifeline = Lifeline()
-        try:
-            child = start_zygote(
-                self._zygote_environment,
-                theirs,
-                lifeline,
-                lambda code: self._zygote_exited(do.number, code),
-            )
-        finally:
-            theirs.close()
-            lifeline.hand_over()
-        control = Control(
-            ours,
-            lambda message, fds: self._on_zygote_message(do.number, message, fds),
-            lambda: None,
-        )
-        self._zygotes[do.number] = _Zygote(child, control, lifeline)
-
-    def _on_zygote_message(self, number: int, message: wire.FromForker, fds: list[int]) -> None:
-        zygote = self._zygotes[number]
-        if isinstance(message, wire.ZygoteReady):
-            self.api_root = message.api_root
-            self._started = (message.qgis, message.services, message.plugins)
-            for note in message.notes:
-                self._log.warning("zygote: %s", note)
-            for plugin, state in message.plugins.items():
-                level = logging.INFO if state == "loaded" else logging.ERROR
-                self._log.log(level, "plugin %s: %s", plugin, state)
-            self._log.info("zygote %d is up: QGIS %s", number, message.qgis)
-            self._handle(e.ZygoteUp(number))
-        elif isinstance(message, wire.Failed):
-            zygote.message = message.message
-        else:
-            self._on_fork_message(zygote.pending, message, fds)
-
-    def _end_zygote(self, do: e.EndZygote) -> None:
-        zygote = self._zygotes.get(do.number)
-        if zygote is not None:
-            # Only itself: its group lives on, in the snapshots forked from it, by its lifeline.
-            zygote.control.close()
-            zygote.child.kill()
-
-    def _zygote_exited(self, number: int, code: int | None) -> None:
-        zygote = self._zygotes[number]
-        zygote.control.close()
-        self._lost_orders(zygote.pending)
-        message = zygote.message or f"it ended: {_ending(code)}"
-        self._handle(e.ZygoteDown(number, message))
-
-    # forks of both
-
-    def _on_fork_message(self, pending: set[str], message: wire.FromForker, fds: list[int]) -> None:
-        if isinstance(message, wire.Forked) and fds:
-            pending.discard(message.token)
-            self._adopt(message.token, message.pid, fds[0])
-        elif isinstance(message, wire.Exited):
-            forker = self._snapshots.get(message.token)
-            child = forker.child if forker else self._children.get(message.token)
-            if child is not None:
-                child.obituary(message.code)
-
-    def _adopt(self, token: str, pid: int, pidfd: int) -> None:
-        forker = self._snapshots.get(token)
-        if forker is not None:
-            child = Child(pid, pidfd, lambda code: self._snapshot_exited(token, code))
-            forker.child = child
-        else:
-            child = Child(pid, pidfd, lambda code: self._worker_exited(token, code))
-            self._children[token] = child
-        if token in self._doomed:
-            self._doomed.discard(token)
-            child.kill()
-
-    def _lost_orders(self, pending: set[str]) -> None:
-        """What was ordered from a forker that has ended will not come."""
-        for token in list(pending):
-            pending.discard(token)
-            if token.startswith("worker "):
-                worker = int(token.removeprefix("worker "))
-                self._handle(e.WorkerDown(worker, "its forker ended"))
-            else:
-                self._snapshot_closed(token)
-
     # project files
 
     async def _watch_projects(self) -> None:
@@ -574,7 +343,9 @@ class Pool:
 
     def view(self) -> PoolView:
         ids = {number: exchange.order.request_id for number, exchange in self._exchanges.items()}
-        return view_of(self.name, self._machine, self._loop.time(), ids, self.memory, self._started)
+        return view_of(
+            self.name, self._machine, self._loop.time(), ids, self.memory, self._tree.started
+        )
 
     async def load(self, name: str, pin: bool) -> dict[str, object]:
         ref = await self.resolve(name)
@@ -624,19 +395,6 @@ class Pool:
                 future.set_result(do)
 
 
-class _Forker:
-    """The mechanism of one snapshot: process, channel, what was ordered from it."""
-
-    control: Control
-
-    def __init__(self, project: str, generation: int) -> None:
-        self.project = project
-        self.generation = generation
-        self.child: Child | None = None
-        self.message = ""
-        self.pending: set[str] = set()
-
-
 def _outcome(settled: e.Settled) -> dict[str, object]:
     return {
         "project": settled.project,
@@ -644,10 +402,3 @@ def _outcome(settled: e.Settled) -> dict[str, object]:
         "ok": settled.ok,
         "detail": settled.detail,
     }
-
-
-def _ending(code: int | None) -> str:
-    """How a process ended, in words."""
-    if code is None:
-        return "nobody knows how"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qgisd.supervisor.model import Generation, Project, Worker
+from qgisd.wire import ZygoteReady
 
 if TYPE_CHECKING:
     from qgisd.supervisor.machine import Machine
@@ -91,16 +92,15 @@ def view_of(
     now: float,
     request_ids: dict[int, str],
     memory: dict[int, int],
-    started: tuple[str, list[str], dict[str, str]],
+    started: ZygoteReady | None,
 ) -> PoolView:
     """The frozen view. request_ids: job → X-Request-Id; memory: worker → private bytes."""
-    qgis, services, plugins = started
     return PoolView(
         pool=pool,
         zygote=machine.zygote.state.value,
-        qgis=qgis,
-        services=services,
-        plugins=plugins,
+        qgis=started.qgis if started else "",
+        services=started.services if started else [],
+        plugins=started.plugins if started else {},
         workers=[
             _worker(worker, machine, now, request_ids, memory)
             for worker in machine.workers.values()

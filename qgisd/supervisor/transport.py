@@ -18,6 +18,17 @@ from qgisd import wire
 _DRAIN = 64
 
 
+def identity_of(pool: str, worker: int) -> bytes:
+    """The identity of a worker's DEALER. Numbers are not used again, so neither is it."""
+    return f"{pool}/{worker}".encode()
+
+
+def parse_identity(identity: bytes) -> tuple[str, int]:
+    """Pool and worker; ("", 0) for what is not of ours."""
+    pool, _, worker = identity.decode("ascii", "replace").rpartition("/")
+    return (pool, int(worker)) if worker.isdecimal() else ("", 0)
+
+
 class Router:
     """`on_frames(identity, header, body)` is called for each message; body may be empty."""
 

@@ -7,11 +7,12 @@ A project is a text file of `key = value` lines; a request's query says what to 
 
     project    load_s · fail · crash · hang · thread (seconds it lives, or "stay") · boot_hang
                layers · text (answered by /?do=text)
-    request    do=text | pid | echo | chunks&n=&size=&pause= | hang | crash&signal=&after=head
-               | exit&code= | leak&mb= | garbage | stubborn (ignores SIGTERM, then hangs)
+    request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang
+               | crash&signal=&after=head | exit&code= | leak&mb= | garbage | stubborn (ignores SIGTERM, then hangs)
                | break | stop (SIGSTOP)
 """
 
+import json
 import os
 import signal
 import threading
@@ -71,6 +72,7 @@ class FakeBackend:
         """Do what `do` says."""
         query = dict(parse_qsl(urlsplit(request.url).query))
         self._served += 1
+        self._request = request
         text = [("Content-Type", "text/plain")]
         action = getattr(self, "_do_" + query.get("do", "text"), None)
         if action is None:
@@ -86,6 +88,11 @@ class FakeBackend:
 
     def _do_pid(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
         return str(os.getpid()).encode()
+
+    def _do_show(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        request = self._request
+        seen = {"method": request.method, "url": request.url, "headers": request.headers}
+        return json.dumps(seen | {"body": body.decode("utf-8", "replace")}).encode()
 
     def _do_echo(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
         return body

@@ -1,0 +1,306 @@
+"""The processes of one pool: zygotes, the snapshots forked from them, the workers of those.
+
+Carries out the machine's instructions about processes, and emits events about what became of
+them. Decides nothing. A process is named by its token (wire.snapshot_token, wire.worker_token).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from qgisd import channel, wire
+from qgisd.supervisor import events as e
+from qgisd.supervisor.process import Child, Control, Lifeline, start_zygote
+from qgisd.supervisor.transport import identity_of
+
+
+class _Group:
+    """A zygote, and the process group below it that its lifeline holds."""
+
+    def __init__(self, lifeline: Lifeline) -> None:
+        self.lifeline = lifeline
+        #: Tokens of snapshots and workers that live in it.
+        self.members: set[str] = set()
+        self.over = False
+
+    def leave(self, token: str) -> None:
+        self.members.discard(token)
+        self.close_if_empty()
+
+    def close_if_empty(self) -> None:
+        if self.over and not self.members:
+            self.lifeline.cut()
+
+
+class _Forker:
+    """What zygote and snapshot have in common: a process, a channel, orders under way."""
+
+    child: Child | None = None
+    control: Control
+
+    def __init__(self, group: _Group) -> None:
+        self.group = group
+        #: Its own last words.
+        self.message = ""
+        #: Tokens ordered from it whose Forked has not come.
+        self.pending: set[str] = set()
+
+
+class Tree:
+    """Made on a running loop."""
+
+    def __init__(
+        self,
+        pool: str,
+        endpoint: str,
+        zygote_environment: Callable[[int, int], dict[str, str]],
+        emit: Callable[[e.Event], None],
+        log: logging.Logger,
+    ) -> None:
+        self._pool = pool
+        self._endpoint = endpoint
+        self._zygote_environment = zygote_environment
+        self._emit = emit
+        self._log = log
+        self._zygotes: dict[int, _Forker] = {}
+        self._snapshots: dict[str, _Forker] = {}
+        self._workers: dict[str, tuple[Child, _Group]] = {}
+        #: Killed before they were seen; they die when they show up.
+        self._doomed: set[str] = set()
+        #: What the newest zygote said of itself.
+        self.started: wire.ZygoteReady | None = None
+
+    def pids(self) -> dict[str, int]:
+        """Token (or "zygote N") → pid of every process."""
+        found = {f"zygote {number}": zygote for number, zygote in self._zygotes.items()}
+        found |= self._snapshots
+        pids = {token: forker.child.pid for token, forker in found.items() if forker.child}
+        return pids | {token: child.pid for token, (child, _) in self._workers.items()}
+
+    async def shut_down(self) -> None:
+        """Kill everything and wait until it has ended. Emits nothing useful any more."""
+        children = [forker.child for forker in self._zygotes.values() if forker.child]
+        children += [forker.child for forker in self._snapshots.values() if forker.child]
+        children += [child for child, _ in self._workers.values()]
+        for forker in [*self._zygotes.values(), *self._snapshots.values()]:
+            forker.control.close()
+            forker.group.lifeline.cut()
+        for child in children:
+            child.kill()
+        while any(child.alive for child in children):
+            await asyncio.sleep(0.005)
+
+    # zygotes
+
+    def start_zygote(self, do: e.StartZygote) -> None:
+        ours, theirs = channel.pair()
+        zygote = _Forker(_Group(Lifeline()))
+        try:
+            zygote.child = start_zygote(
+                self._zygote_environment,
+                theirs,
+                zygote.group.lifeline,
+                lambda code: self._zygote_exited(do.number, code),
+            )
+        finally:
+            theirs.close()
+            zygote.group.lifeline.hand_over()
+        zygote.control = Control(
+            ours,
+            lambda message, fds: self._on_zygote_message(do.number, message, fds),
+            lambda: None,
+        )
+        self._zygotes[do.number] = zygote
+
+    def end_zygote(self, do: e.EndZygote) -> None:
+        """Only itself: what was forked from it lives on, held by the group's lifeline."""
+        zygote = self._zygotes.get(do.number)
+        if zygote is not None and zygote.child is not None:
+            zygote.control.close()
+            zygote.child.kill()
+
+    def _on_zygote_message(self, number: int, message: wire.FromForker, fds: list[int]) -> None:
+        zygote = self._zygotes[number]
+        if isinstance(message, wire.ZygoteReady):
+            self.started = message
+            for note in message.notes:
+                self._log.warning("zygote: %s", note)
+            for plugin, state in message.plugins.items():
+                level = logging.INFO if state == "loaded" else logging.ERROR
+                self._log.log(level, "plugin %s: %s", plugin, state)
+            self._log.info("zygote %d is up: QGIS %s", number, message.qgis)
+            self._emit(e.ZygoteUp(number))
+        elif isinstance(message, wire.Failed):
+            zygote.message = message.message
+        else:
+            self._on_fork_message(zygote, message, fds)
+
+    def _zygote_exited(self, number: int, code: int | None) -> None:
+        zygote = self._zygotes.pop(number)
+        zygote.control.close()
+        zygote.group.over = True
+        zygote.group.close_if_empty()
+        self._lose_orders(zygote)
+        self._emit(e.ZygoteDown(number, zygote.message or f"it ended: {ending(code)}"))
+
+    # snapshots
+
+    def fork_snapshot(self, do: e.ForkSnapshot) -> None:
+        zygote = self._zygotes.get(do.zygote)
+        token = wire.snapshot_token(do.project, do.generation)
+        if zygote is None:
+            self._emit(_never_forked(token))
+            return
+        ours, theirs = channel.pair()
+        forker = self._snapshots[token] = _Forker(zygote.group)
+        forker.control = Control(
+            ours,
+            lambda message, fds: self._on_snapshot_message(token, message, fds),
+            lambda: self._snapshot_closed(token),
+        )
+        order = wire.ForkSnapshot(do.project, do.generation, do.path)
+        sent = zygote.control.send(order, [theirs.fileno()])
+        theirs.close()
+        if sent:
+            zygote.pending.add(token)
+        else:
+            self._snapshot_closed(token)
+
+    def end_snapshot(self, do: e.EndSnapshot) -> None:
+        token = wire.snapshot_token(do.project, do.generation)
+        forker = self._snapshots.get(token)
+        if forker is None:
+            return
+        forker.control.close()
+        if forker.child is not None:
+            forker.child.kill()
+        else:
+            self._doomed.add(token)
+            del self._snapshots[token]
+
+    def _on_snapshot_message(self, token: str, message: wire.FromForker, fds: list[int]) -> None:
+        forker = self._snapshots.get(token)
+        if forker is None:
+            for descriptor in fds:
+                os.close(descriptor)
+        elif isinstance(message, wire.Loaded):
+            generation, project = wire.parse_snapshot_token(token)
+            for note in message.notes:
+                self._log.warning("%s: %s", project, note)
+            self._emit(
+                e.SnapshotLoaded(
+                    project,
+                    generation,
+                    message.mode,
+                    message.why,
+                    message.layers,
+                    message.bad_layers,
+                    message.load_ms,
+                )
+            )
+        elif isinstance(message, wire.Failed):
+            forker.message = message.message
+        else:
+            self._on_fork_message(forker, message, fds)
+
+    def _snapshot_closed(self, token: str) -> None:
+        """Its channel is at its end: it exits just now, or its zygote died before forking it."""
+        forker = self._snapshots.get(token)
+        if forker is not None and forker.child is None:
+            forker.control.close()
+            del self._snapshots[token]
+            self._emit(_never_forked(token))
+
+    def _snapshot_exited(self, token: str, code: int | None) -> None:
+        forker = self._snapshots.pop(token, None)
+        if forker is None:
+            return
+        forker.control.close()
+        forker.group.leave(token)
+        self._lose_orders(forker)
+        generation, project = wire.parse_snapshot_token(token)
+        message = forker.message or f"the process that held it ended: {ending(code)}"
+        self._emit(e.SnapshotDown(project, generation, message))
+
+    # workers
+
+    def fork_worker(self, do: e.ForkWorker) -> None:
+        token = wire.worker_token(do.worker)
+        forker: _Forker | None
+        if do.path is None:
+            forker = self._snapshots.get(wire.snapshot_token(do.project, do.generation))
+        else:
+            forker = self._zygotes.get(do.zygote)
+        identity = identity_of(self._pool, do.worker).decode()
+        order = wire.ForkWorker(do.worker, self._endpoint, identity, do.path)
+        if forker is not None and forker.control.send(order):
+            forker.pending.add(token)
+        else:
+            self._emit(e.WorkerDown(do.worker, "its forker is gone"))
+
+    def kill_worker(self, do: e.KillWorker) -> None:
+        token = wire.worker_token(do.worker)
+        if token in self._workers:
+            self._workers[token][0].kill()
+        else:
+            self._doomed.add(token)
+            self._emit(e.WorkerDown(do.worker, "it never came up"))
+
+    def _worker_exited(self, token: str, code: int | None) -> None:
+        _, group = self._workers.pop(token)
+        group.leave(token)
+        self._emit(e.WorkerDown(wire.parse_worker_token(token), ending(code)))
+
+    # what both forkers say
+
+    def _on_fork_message(self, by: _Forker, message: wire.FromForker, fds: list[int]) -> None:
+        if isinstance(message, wire.Forked) and fds:
+            by.pending.discard(message.token)
+            self._adopt(by.group, message.token, message.pid, fds[0])
+        elif isinstance(message, wire.Exited):
+            forker = self._snapshots.get(message.token)
+            worker = self._workers.get(message.token)
+            child = forker.child if forker else worker[0] if worker else None
+            if child is not None:
+                child.obituary(message.code)
+
+    def _adopt(self, group: _Group, token: str, pid: int, pidfd: int) -> None:
+        doomed = token in self._doomed
+        self._doomed.discard(token)
+        forker = self._snapshots.get(token)
+        group.members.add(token)
+        if token.startswith("worker "):
+            child = Child(pid, pidfd, lambda code: self._worker_exited(token, code))
+            self._workers[token] = (child, group)
+        elif forker is not None:
+            child = Child(pid, pidfd, lambda code: self._snapshot_exited(token, code))
+            forker.child = child
+        else:
+            child = Child(pid, pidfd, lambda code: group.leave(token))
+            doomed = True
+        if doomed:
+            child.kill()
+
+    def _lose_orders(self, forker: _Forker) -> None:
+        """What was ordered from a forker that has ended will not come."""
+        pending, forker.pending = forker.pending, set()
+        for token in pending:
+            self._doomed.discard(token)
+            if token.startswith("worker "):
+                worker = wire.parse_worker_token(token)
+                self._emit(e.WorkerDown(worker, "its forker ended"))
+            else:
+                self._snapshot_closed(token)
+
+
+def _never_forked(token: str) -> e.SnapshotDown:
+    generation, project = wire.parse_snapshot_token(token)
+    return e.SnapshotDown(project, generation, "its zygote ended", never_forked=True)
+
+
+def ending(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None:
+        return "nobody knows how"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
