@@ -78,6 +78,17 @@ class Http(Section):
     apis: list[str] = []
 
 
+class RequestLimits(Section):
+    """What one request may ask for; 0 means no limit."""
+
+    pixels: Annotated[int, Field(ge=0)] = 64_000_000
+    dpi: Annotated[int, Field(ge=0)] = 600
+    layers: Annotated[int, Field(ge=0)] = 500
+    features: Annotated[int, Field(ge=0)] = 0
+    external_sld: bool = False
+    external_wms: bool = False
+
+
 class Admin(Section):
     """The listener of `ctl`, REST and metrics."""
 
@@ -135,6 +146,13 @@ class Pool(Section):
     project_workers: Annotated[int, Field(ge=0)] = 0
     print_workers: Count = 2
     max_loads: Annotated[int, Field(ge=0)] = 0
+    memory: Size = "4GiB"  # type: ignore[assignment]
+    worker_memory: Size = "512MiB"  # type: ignore[assignment]
+    memory_interval_s: Seconds = 5
+    max_requests: Annotated[int, Field(ge=0)] = 0
+    breaker_failures: Count = 5
+    breaker_window_s: Seconds = 60
+    breaker_pause_s: Seconds = 10
     queue: Count = 200
     project_queue: Count = 50
     request_timeout_s: Seconds = 20
@@ -166,6 +184,7 @@ class Config(Section):
     """All of it."""
 
     http: Http = Http()
+    limits: RequestLimits = RequestLimits()
     admin: Admin = Admin()
     log: Log = Log()
     daemon: Daemon = Daemon()

@@ -18,13 +18,14 @@ from qgisd import config as configuration
 from qgisd import log, sdnotify
 from qgisd.config import Config, Loaded, Pool
 from qgisd.errors import StartError
-from qgisd.http import listen
+from qgisd.http import limits, listen
 from qgisd.http.admin import AdminApp, make_api
 from qgisd.http.app import PublicApp, Route, Settings
 from qgisd.supervisor import policy
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering
 from qgisd.supervisor.model import Limits
+from qgisd.supervisor.pool import MemoryBudget
 from qgisd.supervisor.pool import Pool as RunningPool
 from qgisd.supervisor.process import become_subreaper
 from qgisd.supervisor.transport import Router, parse_identity
@@ -116,6 +117,7 @@ class Daemon:
             self._router,
             Buffering(http.buffer, http.spool, None, http.client_timeout_s),
             pool.projects.check_interval_s,
+            MemoryBudget(pool.memory, pool.memory_interval_s),
             environment,
             self._give_up,
         )
@@ -135,7 +137,13 @@ class Daemon:
         http = self._config.http
         address = http.listen if not http.listen.startswith("unix:") else "localhost"
         settings = Settings(
-            http.trusted_proxies, http.max_body, http.max_url, http.cors_origins, http.apis, address
+            http.trusted_proxies,
+            http.max_body,
+            http.max_url,
+            http.cors_origins,
+            http.apis,
+            address,
+            limits.Limits(**self._config.limits.model_dump()),
         )
         routes = [
             Route(pool.route, self._pools[name], pool.request_timeout_s, pool.print_timeout_s)
@@ -213,6 +221,11 @@ def limits_of(pool: Pool) -> Limits:
         ping_timeout_s=pool.ping_timeout_s,
         on_demand=pool.projects.on_demand,
         print_workers=pool.print_workers,
+        worker_memory=pool.worker_memory,
+        max_requests=pool.max_requests,
+        breaker_failures=pool.breaker_failures,
+        breaker_window_s=pool.breaker_window_s,
+        breaker_pause_s=pool.breaker_pause_s,
         backoff_limit_s=pool.backoff_limit_s,
     )
 

@@ -23,7 +23,7 @@ from tornado.httputil import (
 )
 
 from qgisd import errors
-from qgisd.http import forwarded, ows
+from qgisd.http import forwarded, limits, ows
 from qgisd.http.connection import Connection
 from qgisd.http.errors import ows_form
 from qgisd.supervisor.exchange import Order, Service
@@ -61,6 +61,7 @@ class Settings:
     #: First path segments of further QGIS APIs, e.g. "/lizmap".
     apis: Sequence[str]
     fallback_host: str
+    limits: limits.Limits
 
 
 class PublicApp(HTTPServerConnectionDelegate):
@@ -230,14 +231,21 @@ class PublicApp(HTTPServerConnectionDelegate):
             parameters.get("VERSION", "") or parameters.get("ACCEPTVERSIONS", ""),
         )
         name = project or self._project_of(connection, parameters)
+        limits.check(parameters, self._settings.limits)
+        most = self._settings.limits.features
+        query, body = request.query, request.body
+        if body and parameters["REQUEST"].upper() == "GETFEATURE":
+            body = limits.clamp_xml(body, request.attributes, most)
+        elif not body:
+            query = limits.clamp_query(query, parameters, most)
         is_print = request.cls is RequestClass.PRINT
         self._order(
             connection,
             route,
             name,
             request.method,
-            f"{connection.path}?{request.query}",
-            request.body,
+            f"{connection.path}?{query}",
+            body,
             request.cls,
             request.idempotent,
             route.print_timeout_s if is_print else route.request_timeout_s,
@@ -255,12 +263,15 @@ class PublicApp(HTTPServerConnectionDelegate):
         root = route.service.api_root
         if below.startswith("/ogcapi") and root != "/ogcapi":
             path = path[: len(path) - len(below)] + root + below[len("/ogcapi") :]
+        query = connection.query
+        if path.endswith(("/items", "/items.json", "/items.geojson", "/items.html")) and not writes:
+            query = limits.clamp_items(query, self._settings.limits.features)
         self._order(
             connection,
             route,
             name,
             "GET" if connection.method == "HEAD" else connection.method,
-            f"{path}?{connection.query}" if connection.query else path,
+            f"{path}?{query}" if query else path,
             connection.body if writes else b"",
             RequestClass.WRITE if writes else RequestClass.API,
             not writes,

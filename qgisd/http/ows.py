@@ -5,7 +5,7 @@ decided elsewhere.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode
 from xml.parsers import expat
 
@@ -49,6 +49,8 @@ class OwsRequest:
     method: str
     body: bytes
     cls: RequestClass
+    #: Of the root element of an XML body.
+    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def idempotent(self) -> bool:
@@ -110,7 +112,7 @@ def parse(method: str, query: str, content_type: str, body: bytes, trusted: bool
     for name in ("service", "version"):
         parameters.setdefault(name.upper(), attributes.get(name, ""))
     parameters.setdefault("REQUEST", root)
-    return OwsRequest(query, parameters, "POST", body, classify(parameters, root))
+    return OwsRequest(query, parameters, "POST", body, classify(parameters, root), attributes)
 
 
 def classify(parameters: dict[str, str], root: str) -> RequestClass:

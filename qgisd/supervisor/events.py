@@ -123,6 +123,16 @@ class WorkerConfused:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class MemorySampled:
+    """Bytes: private of workers, PSS of snapshots by project and generation, PSS of the pool."""
+
+    workers: dict[int, int]
+    snapshots: dict[tuple[str, int], int]
+    pool: int
+    budget: int
+
+
 # events: projects and operators
 
 
@@ -194,6 +204,7 @@ Event = (
     | WorkerPong
     | WorkerDown
     | WorkerConfused
+    | MemorySampled
     | Changed
     | Vanished
     | LoadOrdered

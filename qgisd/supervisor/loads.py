@@ -6,7 +6,7 @@ leaves the serving one alone. Loads are ordered one behind the other, `max_loads
 
 from collections.abc import Callable
 
-from qgisd.errors import ProjectNotFound, ProjectUnusable, RequestError
+from qgisd.errors import ProjectNotFound, ProjectUnusable, RequestError, Unavailable
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
 from qgisd.supervisor.model import Generation, Job, Limits, Project, ProjectRef, Worker, Zygote
@@ -26,6 +26,9 @@ from qgisd.words import Mode, Reason
 
 class Loads:
     """Base of `machine.Machine`: see there."""
+
+    #: Set by pressure.Pressure.
+    over_budget = False
 
     def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
         self.limits = limits
@@ -109,7 +112,8 @@ class Loads:
     # projects
 
     def _adopt(self, ref: ProjectRef) -> Project:
-        project = self.projects[ref.key] = Project(ref.key, ref.path, ref.version)
+        project = Project(ref.key, ref.path, ref.version, since=self.now)
+        self.projects[ref.key] = project
         return project
 
     def _refusal(self, project: Project, ref: ProjectRef) -> RequestError | None:
@@ -118,6 +122,12 @@ class Loads:
             if ref.version == project.version and self.now < project.retry_at:
                 return ProjectUnusable("the project cannot be loaded")
             project.path, project.version = ref.path, ref.version
+        if project.serving is None and project.coming is None and self.over_budget:
+            return Unavailable("no memory to load another project", retry_after=30)
+        if project.breaker is not None:
+            wait = project.breaker.refuses(self.now)
+            if wait is not None:
+                return Unavailable("this project failed too often of late", retry_after=wait)
         return None
 
     def _need_generation(self, project: Project) -> None:
@@ -130,6 +140,8 @@ class Loads:
             return
         project.path, project.version = event.ref.path, event.ref.version
         project.failures, project.retry_at = 0, 0.0
+        if project.breaker is not None:
+            project.breaker.reset()
         if project.serving is not None or project.coming is not None or project.pinned:
             self._note(20, "the project file changed", project.key)
             self._new_generation(project, Reason.RELOAD)

@@ -11,8 +11,9 @@ from typing import Any
 from qgisd.errors import DeadlineExceeded, ProjectNotFound, RequestError, Unavailable, WorkerLost
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
-from qgisd.supervisor.loads import Loads
+from qgisd.supervisor.breaker import Breaker
 from qgisd.supervisor.model import Generation, Job, Limits, Project, Worker
+from qgisd.supervisor.pressure import Pressure
 from qgisd.supervisor.states import JOB, WORKER, GenerationState, JobState, WorkerState, advance
 from qgisd.words import Mode, Reason, RequestClass
 
@@ -22,7 +23,7 @@ ATTEMPTS = 2
 BOOT_FAILURES = 3
 
 
-class Machine(Loads):
+class Machine(Pressure):
     """The state of one pool. `handle` is the only entry."""
 
     def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
@@ -44,6 +45,7 @@ class Machine(Loads):
             e.WorkerPong: self._on_worker_pong,
             e.WorkerDown: self._on_worker_down,
             e.WorkerConfused: self._on_worker_confused,
+            e.MemorySampled: self._on_memory_sampled,
             e.Changed: self._on_changed,
             e.Vanished: self._on_vanished,
             e.LoadOrdered: self._on_load_ordered,
@@ -86,6 +88,8 @@ class Machine(Loads):
             try:
                 self.queue.push(job)
             except Unavailable as full:
+                if project.breaker is not None:
+                    project.breaker.abandoned()
                 waiting = self.queue.waiting(ref.key) or self.queue.length
                 cost = project.cost.get(job.cls, policy.DEFAULT_COST_S)
                 full.retry_after = policy.retry_after(waiting, cost, self._cap())
@@ -162,6 +166,9 @@ class Machine(Loads):
     def _finish(self, job: Job) -> None:
         """The one end of every request: after it nothing of it is known here."""
         job.state = advance(JOB, job.state, "done", job.id)
+        breaker = self.projects[job.project].breaker
+        if breaker is not None:
+            breaker.abandoned()
         self.timers.cancel(("job", job.id))
         del self.jobs[job.id]
         if self.stopping and not self.jobs:
@@ -200,6 +207,8 @@ class Machine(Loads):
         project = self.projects[job.project]
         known = project.cost.get(job.cls)
         project.cost[job.cls] = policy.moving_average(known, self.now - job.started)
+        if project.breaker is not None and project.breaker.succeeded():
+            self._note(20, "the breaker closed", project.key)
         if event.broken:
             self._abort(job, event.broken)
         else:
@@ -238,8 +247,10 @@ class Machine(Loads):
             f"worker {worker.id} (pid {worker.pid}) ended: {reason}, {event.detail}",
             worker.project,
         )
+        if was not in (WorkerState.STARTING, WorkerState.IDLE, WorkerState.STOPPING):
+            self._count_failure(project, reason)
         if job is not None and job.worker == worker.id:
-            self._job_lost_worker(job, event.detail)
+            self._job_lost_worker(job, event.detail, reason)
         if was is WorkerState.STARTING and worker.reason is not Reason.STOP:
             self._count_boot_failure(project, generation, event.detail)
         elif reason in (Reason.CRASH, Reason.DEADLINE, Reason.DISCONNECT, Reason.PING):
@@ -248,11 +259,29 @@ class Machine(Loads):
                 self._fork_worker(generation)
         self._maybe_end(project, generation)
 
-    def _job_lost_worker(self, job: Job, detail: str) -> None:
+    def _count_failure(self, project: Project, reason: Reason) -> None:
+        if reason in (Reason.CRASH, Reason.DEADLINE, Reason.MEMORY):
+            if project.breaker is None:
+                limits = self.limits
+                project.breaker = Breaker(
+                    limits.breaker_failures,
+                    limits.breaker_window_s,
+                    limits.breaker_pause_s,
+                    limits.backoff_limit_s * 5,
+                )
+            if project.breaker.failed(self.now):
+                self._note(40, "the breaker opened: workers fail again and again", project.key)
+        elif project.breaker is not None:
+            project.breaker.abandoned()
+
+    def _job_lost_worker(self, job: Job, detail: str, reason: Reason) -> None:
         if job.state is JobState.STREAMING:
             self._abort(job, f"the worker died: {detail}")
         elif job.abandoned:
             self._finish(job)
+        elif reason is Reason.MEMORY:
+            # Once more would end the same way.
+            self._fail(job, WorkerLost("the request took more memory than a worker may have"))
         elif job.idempotent and job.attempts < ATTEMPTS:
             job.state = advance(JOB, job.state, "requeue", job.id)
             job.worker = 0
@@ -282,6 +311,9 @@ class Machine(Loads):
         self.busy -= 1
         if worker.state is WorkerState.RETIRING:
             self._stop(worker, "release", worker.reason or Reason.RELOAD)
+        elif policy.served_enough(worker.served, self.limits.max_requests, worker.id):
+            worker.state = advance(WORKER, worker.state, "retire", worker.id)
+            self._stop(worker, "release", Reason.MAX_REQUESTS)
         else:
             self._to_idle(worker, "release")
 

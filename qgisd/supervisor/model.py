@@ -6,6 +6,7 @@ Only `machine.py` changes them; `pool.py` and `stats.py` read them.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from qgisd.supervisor.breaker import Breaker
 from qgisd.supervisor.states import GenerationState, JobState, WorkerState, ZygoteState
 from qgisd.wire import BadLayer
 from qgisd.words import Mode, Reason, RequestClass
@@ -45,6 +46,12 @@ class Limits:
     ping_timeout_s: float
     on_demand: bool
     print_workers: int
+    #: Private bytes after which a worker is replaced between requests; twice this: killed.
+    worker_memory: int
+    max_requests: int
+    breaker_failures: int
+    breaker_window_s: float
+    breaker_pause_s: float
     #: Longest pause between attempts to start or load what failed.
     backoff_limit_s: float
 
@@ -81,6 +88,8 @@ class Worker:
     job: int = 0
     served: int = 0
     pid: int = 0
+    #: Private memory (USS) at the last sample, bytes.
+    private: int = 0
     #: A ping is out and unanswered.
     pinged: bool = False
     #: Why it was told to end, once it was.
@@ -156,6 +165,10 @@ class Project:
     failures: int = 0
     #: No new load of the same version before this.
     retry_at: float = 0.0
+    #: PSS of the snapshot at the last sample, bytes.
+    memory: int = 0
+    since: float = 0.0
+    breaker: Breaker | None = None
     counters: Counters = field(default_factory=Counters)
     #: Moving average of seconds a request of a class runs.
     cost: dict[RequestClass, float] = field(default_factory=dict)

@@ -41,6 +41,27 @@ def default_max_loads(cores: int) -> int:
     return max(1, cores // 2)
 
 
+def snapshot_value(rate: float, unused_s: float, load_s: float, size: int) -> float:
+    """What a snapshot is worth for its memory: the load time it is likely to save, per MiB.
+
+    rate: requests a second over its life; unused_s: since the last one; size: bytes.
+    """
+    likely = rate / (1 + unused_s / 60)
+    return likely * load_s / max(1, size >> 20)
+
+
+def effective_budget(configured: int, cgroup: int | None) -> int:
+    """Bytes a pool may have: its own limit, and no more than nine tenths of the cgroup's, as
+    reaching that one gets a process killed that we did not choose."""
+    return configured if cgroup is None else min(configured, cgroup * 9 // 10)
+
+
+def served_enough(served: int, limit: int, worker: int) -> bool:
+    """Whether a worker has answered its `limit` of requests (0: none), less up to a tenth by its
+    number, so that workers forked together are not replaced together."""
+    return limit > 0 and served >= limit - (worker * 7919) % (limit // 10 + 1)
+
+
 def workers_wanted(queued: int, live: int, starting: int, cap: int) -> int:
     """How many more workers a project should fork now.
 

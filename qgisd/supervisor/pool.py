@@ -9,11 +9,13 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from qgisd import wire
 from qgisd.errors import ProjectNotFound, WireError
 from qgisd.supervisor import events as e
+from qgisd.supervisor import policy, watchdog
 from qgisd.supervisor.catalog import Catalog, version_of
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.machine import Machine
@@ -24,6 +26,14 @@ from qgisd.supervisor.tree import Tree
 
 #: MAP strings remembered with what they resolved to.
 _KNOWN = 4096
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """PSS that a pool may have, in bytes, and the seconds between two looks at it."""
+
+    total: int
+    interval_s: float
 
 
 class Pool:
@@ -37,6 +47,7 @@ class Pool:
         router: Router,
         buffering: Buffering,
         check_interval_s: float,
+        memory: MemoryBudget,
         zygote_environment: Callable[[int, int], dict[str, str]],
         give_up: Callable[[str], None],
     ) -> None:
@@ -59,10 +70,10 @@ class Pool:
         self._known: dict[str, ProjectRef] = {}
         self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
         self._tree = Tree(name, router.endpoint, zygote_environment, self._handle, self._log)
-        self._poller: asyncio.Task[None] | None = None
+        self._memory = memory
+        self._tasks: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
         self._missed: dict[str, int] = {}
-        self.memory: dict[int, int] = {}
         self._performers: dict[type, Callable[[Any], None]] = {
             e.StartZygote: self._tree.start_zygote,
             e.EndZygote: self._tree.end_zygote,
@@ -88,14 +99,17 @@ class Pool:
         """Begin: zygote, pinned projects, and the watch on project files."""
         self._pinned = list(pinned)
         self._handle(e.Started())
-        self._poller = self._loop.create_task(self._watch_projects())
+        self._tasks = [
+            self._loop.create_task(self._watch_projects()),
+            self._loop.create_task(self._watch_memory()),
+        ]
 
     async def stop(self, timeout_s: float) -> None:
         """Finish what is under way within `timeout_s`, then end every process."""
         deadline = self._loop.time() + timeout_s
         self._handle(e.StopOrdered(deadline))
-        if self._poller is not None:
-            self._poller.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._idle.wait()
         # Clients may still take what was kept for them.
         while self._exchanges and self._loop.time() < deadline:
@@ -327,6 +341,23 @@ class Pool:
                 del self._missed[key]
                 self._handle(e.Vanished(key))
 
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(self._memory.interval_s)
+            used = await self._loop.run_in_executor(None, watchdog.measure, self._tree.pids())
+            limit = await self._loop.run_in_executor(None, watchdog.cgroup_limit)
+            workers: dict[int, int] = {}
+            snapshots: dict[tuple[str, int], int] = {}
+            for token, usage in used.items():
+                if token.startswith("worker "):
+                    workers[wire.parse_worker_token(token)] = usage.private
+                elif token.startswith("snapshot "):
+                    generation, project = wire.parse_snapshot_token(token)
+                    snapshots[project, generation] = usage.pss
+            total = sum(usage.pss for usage in used.values())
+            budget = policy.effective_budget(self._memory.total, limit)
+            self._handle(e.MemorySampled(workers, snapshots, total, budget))
+
     # operators
 
     def ready(self) -> list[str]:
@@ -343,9 +374,7 @@ class Pool:
 
     def view(self) -> PoolView:
         ids = {number: exchange.order.request_id for number, exchange in self._exchanges.items()}
-        return view_of(
-            self.name, self._machine, self._loop.time(), ids, self.memory, self._tree.started
-        )
+        return view_of(self.name, self._machine, self._loop.time(), ids, self._tree.started)
 
     async def load(self, name: str, pin: bool) -> dict[str, object]:
         ref = await self.resolve(name)

@@ -61,6 +61,10 @@ class ProjectView:
     error: str
     generations: list[GenerationView]
     queued: int
+    #: PSS of its snapshot; None until it was sampled.
+    memory_bytes: int | None
+    #: "closed", "open" or "half_open".
+    breaker: str
     requests: int
     errors: int
     retried: int
@@ -91,20 +95,16 @@ def view_of(
     machine: "Machine",
     now: float,
     request_ids: dict[int, str],
-    memory: dict[int, int],
     started: ZygoteReady | None,
 ) -> PoolView:
-    """The frozen view. request_ids: job → X-Request-Id; memory: worker → private bytes."""
+    """The frozen view. request_ids: job → X-Request-Id."""
     return PoolView(
         pool=pool,
         zygote=machine.zygote.state.value,
         qgis=started.qgis if started else "",
         services=started.services if started else [],
         plugins=started.plugins if started else {},
-        workers=[
-            _worker(worker, machine, now, request_ids, memory)
-            for worker in machine.workers.values()
-        ],
+        workers=[_worker(worker, machine, now, request_ids) for worker in machine.workers.values()],
         projects=[_project(project, machine) for project in machine.projects.values()],
         busy=machine.busy,
         slots=machine.limits.workers,
@@ -118,7 +118,6 @@ def _worker(
     machine: "Machine",
     now: float,
     request_ids: dict[int, str],
-    memory: dict[int, int],
 ) -> WorkerView:
     job = machine.jobs.get(worker.job)
     return WorkerView(
@@ -132,7 +131,7 @@ def _worker(
         request_id=request_ids.get(worker.job, "") if job else "",
         request_class=job.cls.value if job else "",
         running_s=round(now - job.started, 3) if job else 0.0,
-        private_bytes=memory.get(worker.id),
+        private_bytes=worker.private or None,
     )
 
 
@@ -144,6 +143,8 @@ def _project(project: Project, machine: "Machine") -> ProjectView:
         error=project.error,
         generations=[_generation(generation) for generation in project.generations()],
         queued=machine.queue.waiting(project.key),
+        memory_bytes=project.memory or None,
+        breaker=project.breaker.state.value if project.breaker else "closed",
         requests=project.counters.requests,
         errors=project.counters.errors,
         retried=project.counters.retried,

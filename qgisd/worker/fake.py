@@ -7,9 +7,9 @@ A project is a text file of `key = value` lines; a request's query says what to 
 
     project    load_s · fail · crash · hang · thread (seconds it lives, or "stay") · boot_hang
                layers · text (answered by /?do=text)
-    request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang
-               | crash&signal=&after=head | exit&code= | leak&mb= | garbage | stubborn (ignores SIGTERM, then hangs)
-               | break | stop (SIGSTOP)
+    request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang | exit&code=
+               | crash&signal=&after=head | leak&mb= | garbage | break | stop (SIGSTOP)
+               | stubborn (ignores SIGTERM, then hangs)
 """
 
 import json

@@ -5,6 +5,7 @@ API used: QgsServer.handleRequest(request, response, project), QGIS 3.22 and lat
 
 import os
 import sys
+import traceback
 from typing import Any
 
 from qgis.core import Qgis, QgsApplication, QgsNetworkAccessManager, QgsProject
@@ -51,6 +52,9 @@ class QgisBackend:
         QCoreApplication.setOrganizationName(QgsApplication.QGIS_ORGANIZATION_NAME)
         QCoreApplication.setOrganizationDomain(QgsApplication.QGIS_ORGANIZATION_DOMAIN)
         QCoreApplication.setApplicationName(QgsApplication.QGIS_APPLICATION_NAME)
+        # An exception out of a method that QGIS calls (a plugin's filter) would abort the process:
+        # PyQt does so where nobody has set a hook.
+        sys.excepthook = traceback.print_exception
         self._application = QgsApplication([], False, "", "server")
         self._server = QgsServer()
         QgsApplication.messageLog().messageReceived[str, str, Qgis.MessageLevel].connect(self._log)

@@ -1,0 +1,135 @@
+"""Limits in front: what one request may ask for before it costs a worker anything. Pure.
+
+Sizes of pictures, numbers of layers and features, and parameters by which a client makes the
+server fetch something of the client's choice (SLD=, EXTERNAL_WMS).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode
+
+from qgisd.errors import BadRequest, Forbidden
+
+_INTEGER = re.compile(r"^\s*\+?(\d{1,18})\s*$")
+#: DPI at which a picture has as many pixels as WIDTH and HEIGHT say (QGIS assumes 96; a client
+#: that sends another one also sends larger WIDTH and HEIGHT, but QGIS's work grows with both).
+_BASE_DPI = 96.0
+#: The parameter that bounds the number of features, by version of WFS.
+_COUNT_NAMES = ("COUNT", "MAXFEATURES")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The [limits] of the configuration; 0 means no limit."""
+
+    pixels: int
+    dpi: int
+    layers: int
+    features: int
+    external_sld: bool
+    external_wms: bool
+
+
+def check(parameters: Mapping[str, str], limits: Limits) -> None:
+    """Raises BadRequest or Forbidden, naming the parameter and the limit.
+
+    parameters: of an OWS request, names in upper case.
+    """
+    _check_size(parameters, limits)
+    layers = parameters.get("LAYERS", "") or parameters.get("LAYER", "")
+    names = layers.split(",") if layers else []
+    if limits.layers and len(names) > limits.layers:
+        raise BadRequest(f"LAYERS names {len(names)} layers; at most {limits.layers} are drawn")
+    if not limits.external_wms and any(
+        name.strip().upper().startswith("EXTERNAL_WMS:") for name in names
+    ):
+        raise Forbidden("layers of an EXTERNAL_WMS are not drawn here")
+    if parameters.get("SLD") and not limits.external_sld:
+        raise Forbidden("SLD by URL is not fetched here; send it as SLD_BODY")
+
+
+def _check_size(parameters: Mapping[str, str], limits: Limits) -> None:
+    dpi = _number(parameters, "DPI") or _BASE_DPI
+    if limits.dpi and dpi > limits.dpi:
+        raise BadRequest(f"DPI is {dpi:g}; at most {limits.dpi} is drawn")
+    width, height = _number(parameters, "WIDTH"), _number(parameters, "HEIGHT")
+    if not limits.pixels or width is None or height is None:
+        return
+    pixels = width * height * max(1.0, dpi / _BASE_DPI) ** 2
+    if pixels > limits.pixels:
+        raise BadRequest(
+            f"a picture of {width:.0f} x {height:.0f} at {dpi:g} dpi has {pixels:.0f} pixels; "
+            f"at most {limits.pixels} are drawn"
+        )
+
+
+def _number(parameters: Mapping[str, str], name: str) -> float | None:
+    """A size, or None where it is not given or no whole number (QGIS then says so itself)."""
+    match = _INTEGER.match(parameters.get(name, ""))
+    return float(match[1]) if match else None
+
+
+def clamp_query(query: str, parameters: Mapping[str, str], features: int) -> str:
+    """The query of a WFS GetFeature with its COUNT or MAXFEATURES at most `features`."""
+    if not features or parameters.get("REQUEST", "").upper() != "GETFEATURE":
+        return query
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return urlencode(_clamped(pairs, _COUNT_NAMES, "COUNT", features, parameters))
+
+
+def clamp_items(query: str, features: int) -> str:
+    """The query of OGC API Features items with its limit at most `features`."""
+    if not features:
+        return query
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return urlencode(_clamped(pairs, ("LIMIT",), "limit", features, {}))
+
+
+def _clamped(
+    pairs: list[tuple[str, str]],
+    names: tuple[str, ...],
+    added: str,
+    features: int,
+    parameters: Mapping[str, str],
+) -> list[tuple[str, str]]:
+    out, found = [], False
+    for name, value in pairs:
+        if name.upper() in names:
+            match = _INTEGER.match(value)
+            found = True
+            if match is None or int(match[1]) > features:
+                value = str(features)
+        out.append((name, value))
+    if not found:
+        old = parameters.get("VERSION", "").startswith(("1.0", "1.1"))
+        out.append(("MAXFEATURES" if old and added == "COUNT" else added, str(features)))
+    return out
+
+
+_ROOT_TAG = re.compile(rb"<(?![?!])[^<>\"']*(?:\"[^\"]*\"[^<>\"']*|'[^']*'[^<>\"']*)*>")
+_COUNT_ATTRIBUTE = re.compile(rb"(\s)(maxFeatures|count)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
+
+
+def clamp_xml(body: bytes, attributes: Mapping[str, str], features: int) -> bytes:
+    """The XML of a WFS GetFeature with maxFeatures (count from 2.0 on) at most `features`.
+
+    body is well-formed (ows.inspect_xml has seen it); attributes are those of its root.
+    """
+    if not features:
+        return body
+    match = _ROOT_TAG.search(body)
+    if match is None:
+        return body
+    tag = match[0]
+    given = [attributes[name] for name in ("maxFeatures", "count") if name in attributes]
+    if given:
+        number = _INTEGER.match(given[0])
+        if number is not None and int(number[1]) <= features:
+            return body
+        tag = _COUNT_ATTRIBUTE.sub(b'\\1\\2\\3"%d"' % features, tag)
+    else:
+        name = b"count" if attributes.get("version", "").startswith("2") else b"maxFeatures"
+        end = -2 if tag.endswith(b"/>") else -1
+        tag = tag[:end] + b' %s="%d"' % (name, features) + tag[end:]
+    return body[: match.start()] + tag + body[match.end() :]
