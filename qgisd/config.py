@@ -134,6 +134,7 @@ class Qgis(Section):
     """The environment of QGIS."""
 
     plugin_path: str = ""
+    network_timeout_s: Seconds = 10
     env: dict[str, str] = {}
 
 

@@ -5,6 +5,7 @@ Everything is made here and handed to whoever needs it; no other module knows th
 
 import asyncio
 import logging
+import math
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from tornado.httpserver import HTTPServer
 
 from qgisd import config as configuration
-from qgisd import log, sdnotify
+from qgisd import log, sdnotify, wire
 from qgisd.config import Config, Loaded, Pool
 from qgisd.errors import StartError
 from qgisd.http import limits, listen
@@ -104,6 +105,7 @@ class Daemon:
         assert self._router is not None
         http = self._config.http
         profile = runtime / "pools" / name
+        shutil.rmtree(profile / wire.WORKER_FOLDERS, ignore_errors=True)
         for folder in ("", "qgis", "cache"):
             (profile / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -118,6 +120,7 @@ class Daemon:
             Buffering(http.buffer, http.spool, None, http.client_timeout_s),
             pool.projects.check_interval_s,
             MemoryBudget(pool.memory, pool.memory_interval_s),
+            profile,
             environment,
             self._give_up,
         )
@@ -241,6 +244,7 @@ def zygote_environment(
         lifeline_fd=lifeline,
         plugin_path=pool.qgis.plugin_path,
         strict_layers=pool.projects.bad_layers == "strict",
+        network_timeout_s=pool.qgis.network_timeout_s,
         quiesce_s=pool.quiesce_s,
         window=_WINDOW,
         snapshot=pool.snapshot,
@@ -264,7 +268,7 @@ def zygote_environment(
         "QGIS_SERVER_LOG_STDERR": "1",
         "QGIS_SERVER_LOG_LEVEL": "2",
         "QT_LOGGING_RULES": "*.debug=false;*.warning=false",
-        "PGCONNECT_TIMEOUT": "10",
+        "PGCONNECT_TIMEOUT": str(math.ceil(pool.qgis.network_timeout_s)),
         # OpenBLAS (by way of GDAL) starts a thread per core as soon as it is loaded: rule 1.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",

@@ -70,7 +70,11 @@ class ProjectNotFound(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The URL does not take this HTTP method."""
+    """The URL does not take this HTTP method; `allowed` are those it takes."""
+
+    def __init__(self, message: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class BodyTooLarge(RequestError):
@@ -93,6 +97,10 @@ class Unavailable(RequestError):
 
 class DeadlineExceeded(RequestError):
     """It ran for longer than its class allows and was ended."""
+
+
+class LoopDetected(RequestError):
+    """Projects that draw each other, deeper than is allowed."""
 
 
 class WorkerLost(RequestError):

@@ -31,6 +31,12 @@ MAX_HEADER = 4 << 20
 #: Bytes of one control packet: below the kernel's default send buffer for a socketpair.
 MAX_CONTROL = 128 << 10
 
+#: Product name in the User-Agent of what workers fetch; its version is the depth of nesting.
+DEPTH_AGENT = "qgisd-depth"
+
+#: Below a pool's HOME: folders that workers made for themselves, named by their pids.
+WORKER_FOLDERS = "workers"
+
 Headers = list[tuple[str, str]]
 
 

@@ -20,6 +20,8 @@ class ZygoteSettings(msgspec.Struct, frozen=True):
     plugin_path: str
     #: True: a project with a bad layer does not load.
     strict_layers: bool
+    #: Seconds that QGIS waits for a remote service.
+    network_timeout_s: float
     #: Seconds that threads get to end before a project is declared unforkable.
     quiesce_s: float
     #: Bytes of an answer that may be on their way to the daemon before a worker waits.

@@ -27,7 +27,7 @@ from qgisd.http import forwarded, limits, ows
 from qgisd.http.connection import Connection
 from qgisd.http.errors import ows_form
 from qgisd.supervisor.exchange import Order, Service
-from qgisd.supervisor.model import ProjectRef
+from qgisd.supervisor.model import MOST_DEPTH, ProjectRef
 from qgisd.wire import Headers
 from qgisd.words import RequestClass
 
@@ -204,14 +204,14 @@ class PublicApp(HTTPServerConnectionDelegate):
         """Raises MethodNotAllowed; answers OPTIONS, CORS preflights included."""
         allowed = ", ".join(_METHODS[kind])
         if connection.method not in _METHODS[kind]:
-            raise errors.MethodNotAllowed(f"this path takes {allowed}")
+            raise errors.MethodNotAllowed(f"this path takes {allowed}", _METHODS[kind])
         if connection.method == "OPTIONS":
             asked = connection.headers.get("Access-Control-Request-Headers", "")
             headers = [("Allow", allowed), ("Access-Control-Allow-Methods", allowed)]
             if asked:
                 headers.append(("Access-Control-Allow-Headers", asked[:1000]))
             headers.append(("Access-Control-Max-Age", "86400"))
-            connection.head(200, headers, b"", True)
+            connection.head(200, headers, b"", 0)
 
     def _serve_ows(self, connection: Connection, route: Route, project: str) -> None:
         connection.form = self._form_of(connection)
@@ -302,6 +302,9 @@ class PublicApp(HTTPServerConnectionDelegate):
             connection.headers, connection.trusted, "http", self._settings.fallback_host
         )
         headers = forwarded.believed(connection.headers, connection.trusted)
+        depth = forwarded.depth(connection.headers)
+        if depth > MOST_DEPTH:
+            raise errors.LoopDetected(f"projects that draw each other {depth} levels deep")
         connection.service = route.service
         connection.request_class = cls.value
 
@@ -309,7 +312,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             connection.project = ref.key
             order = Order(
                 ref, method, base + target, headers, body, cls, idempotent, timeout_s,
-                connection.request_id,
+                connection.request_id, depth,
             )  # fmt: skip
             exchange = route.service.submit(order, connection)
             if not exchange.over:
@@ -347,6 +350,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         if connection.path == "/readyz":
             for route in self._routes:
                 missing += route.service.ready()
-        body = json.dumps({"status": "unavailable" if missing else "ok", "missing": missing})
+        state = "unavailable" if missing else "ok"
+        body = json.dumps({"status": state, "missing": missing}).encode() + b"\n"
         headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
-        connection.head(503 if missing else 200, headers, body.encode() + b"\n", True)
+        connection.head(503 if missing else 200, headers, body, len(body))

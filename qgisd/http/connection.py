@@ -96,6 +96,8 @@ class Connection(HTTPMessageDelegate):
     def finish(self) -> None:
         if self._answered:
             return
+        # Tornado tells the delegate of a close only while it reads; from here on one has to ask.
+        self._http.set_close_callback(self.on_connection_close)
         if self._too_large:
             self._app.body_too_large(self)
         else:
@@ -115,7 +117,7 @@ class Connection(HTTPMessageDelegate):
 
     # what goes out (exchange.Sink)
 
-    def head(self, status: int, headers: Headers, body: bytes, whole: bool) -> None:
+    def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> None:
         self._answered = True
         self.status = status
         out = HTTPHeaders()
@@ -125,12 +127,12 @@ class Connection(HTTPMessageDelegate):
                 out.add(name, value.replace("\r", " ").replace("\n", " "))
         for name, value in self._app.common_headers(self):
             out[name] = value
-        if whole:
-            out["Content-Length"] = str(len(body))
+        if length is not None:
+            out["Content-Length"] = str(length)
         start = ResponseStartLine("", status, responses.get(status, "Unknown"))
         self._http.write_headers(start, out, b"" if self._head_only else body)
-        if whole:
-            self._complete(len(body))
+        if length == len(body):
+            self._complete(length)
         elif self._head_only:
             # The rest would only be thrown away.
             exchange, self.exchange = self.exchange, None
@@ -138,15 +140,15 @@ class Connection(HTTPMessageDelegate):
             if exchange is not None and self.service is not None:
                 self.service.leave(exchange)
 
-    def write(self, data: bytes) -> Awaitable[None]:
-        return self._http.write(data)
+    def write(self, data: bytes | memoryview) -> Awaitable[None]:
+        return self._http.write(data)  # type: ignore[arg-type]  (the stream below takes both)
 
     def end(self) -> None:
         self._complete(self.exchange.sent if self.exchange else 0)
 
     def fail(self, error: RequestError) -> None:
         status, headers, body = errors.render(error, self.form, self.request_id)
-        self.head(status, headers, body, True)
+        self.head(status, headers, body, len(body))
 
     def abort(self, reason: str) -> None:
         """Reset rather than close: HTTP/1.0 ends a body by closing, and a proxy that speaks it

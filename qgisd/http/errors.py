@@ -21,6 +21,7 @@ _STATUS: dict[type[errors.RequestError], tuple[int, str, str]] = {
     errors.ProjectUnusable: (422, "ProjectUnusable", "Project unusable"),
     errors.WorkerLost: (502, "NoApplicableCode", "Worker lost"),
     errors.Unavailable: (503, "NoApplicableCode", "Unavailable"),
+    errors.LoopDetected: (508, "NoApplicableCode", "Loop detected"),
     errors.DeadlineExceeded: (504, "NoApplicableCode", "Deadline exceeded"),
 }
 
@@ -38,6 +39,8 @@ def render(error: errors.RequestError, form: str, request_id: str) -> Answer:
     headers = []
     if error.retry_after is not None:
         headers.append(("Retry-After", str(error.retry_after)))
+    if isinstance(error, errors.MethodNotAllowed):
+        headers.append(("Allow", ", ".join(error.allowed)))
     if form:
         kind, body = _xml(form, code, f"{error} (request {request_id})")
     else:

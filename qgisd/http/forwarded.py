@@ -11,12 +11,15 @@ from ipaddress import ip_address, ip_network
 
 from tornado.httputil import HTTPHeaders
 
+from qgisd.wire import DEPTH_AGENT
+
 #: Taken from nobody: they concern one connection, not the request.
 _HOP_BY_HOP = {
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
     "transfer-encoding", "upgrade", "expect", "content-length",
 }  # fmt: skip
 _IDENTITY_PREFIXES = ("x-qgis-", "x-lizmap-", "x-forwarded-", "x-request-id")
+_DEPTH = re.compile(DEPTH_AGENT + r"/(\d{1,3})")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.:@/+=-]{1,128}$")
 
 
@@ -77,6 +80,12 @@ def request_id(headers: HTTPHeaders, trusted: bool, fresh: str) -> str:
     """X-Request-Id of a trusted peer if it is printable and short, else `fresh`."""
     given = headers.get("X-Request-Id", "") if trusted else ""
     return given if _REQUEST_ID.match(given) else fresh
+
+
+def depth(headers: HTTPHeaders) -> int:
+    """How deep a request is nested: workers mark theirs (worker/qgis_server.py)."""
+    match = _DEPTH.search(headers.get("User-Agent", ""))
+    return int(match[1]) if match else 0
 
 
 def _first(value: str) -> str:

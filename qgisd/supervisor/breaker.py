@@ -26,54 +26,67 @@ BREAKER = {
     (B.OPEN, "pause over"): B.HALF_OPEN,
     (B.HALF_OPEN, "success"): B.CLOSED,
     (B.HALF_OPEN, "trip"): B.OPEN,
-    # A request that began before the breaker opened may still fail, or come to a good end.
-    (B.OPEN, "trip"): B.OPEN,
 }
 
 
 class Breaker:
-    """One project's. Times are seconds of the caller's clock."""
+    """One project's. Times are seconds of the caller's clock; requests go by their numbers."""
 
     def __init__(self, failures: int, window_s: float, pause_s: float, longest_s: float) -> None:
         self._limit = failures
         self._window_s = window_s
         self._pause_s = self._first_pause_s = pause_s
         self._longest_s = longest_s
-        self._failures: deque[float] = deque(maxlen=failures)
+        #: Of the last failures: when, of which request, and how many had succeeded before.
+        self._failures: deque[tuple[float, int, int]] = deque(maxlen=failures)
+        self._successes = 0
         self._until = 0.0
-        self._probing = False
+        self._probe = 0
         self.state = B.CLOSED
 
-    def refuses(self, now: float) -> int | None:
+    def refuses(self, now: float, request: int) -> int | None:
         """Seconds after which to try again if a request may not pass now, else None.
 
         Asking is taking: the request that is let through half open is the probe.
         """
         if self.state is B.OPEN and now >= self._until:
             self.state = advance(BREAKER, self.state, "pause over", "breaker")
-            self._probing = False
+            self._probe = 0
         if self.state is B.CLOSED:
             return None
-        if self.state is B.HALF_OPEN and not self._probing:
-            self._probing = True
+        if self.state is B.HALF_OPEN and not self._probe:
+            self._probe = request
             return None
         return max(1, round(self._until - now)) if self.state is B.OPEN else 1
 
-    def failed(self, now: float) -> bool:
-        """A worker of the project was lost over a request. True if that opened the breaker."""
-        self._failures.append(now)
-        full = len(self._failures) == self._limit
-        trips = full and now - self._failures[0] <= self._window_s
+    def failed(self, now: float, request: int) -> bool:
+        """A worker was lost over a request. True if that opened the breaker.
+
+        A request that is tried twice counts once. Among many that succeed, a few that fail are no
+        reason to refuse all: kills are cheap.
+        """
+        if self._failures and self._failures[-1][1] == request:
+            return False
+        self._failures.append((now, request, self._successes))
+        if self.state is B.OPEN:
+            return False
         if self.state is B.HALF_OPEN:
             self._pause_s = min(self._longest_s, self._pause_s * 2)
-        elif not trips or self.state is B.OPEN:
-            return False
+        else:
+            since, _, succeeded_before = self._failures[0]
+            if (
+                len(self._failures) < self._limit
+                or now - since > self._window_s
+                or self._successes - succeeded_before >= self._limit
+            ):
+                return False
         self.state = advance(BREAKER, self.state, "trip", "breaker")
         self._until = now + self._pause_s
         return True
 
     def succeeded(self) -> bool:
         """A request of the project came to its end. True if that closed the breaker."""
+        self._successes += 1
         if self.state is not B.HALF_OPEN:
             return False
         self.state = advance(BREAKER, self.state, "success", "breaker")
@@ -81,9 +94,10 @@ class Breaker:
         self._pause_s = self._first_pause_s
         return True
 
-    def abandoned(self) -> None:
-        """The probe ended without telling anything (its client left): let another one pass."""
-        self._probing = False
+    def abandoned(self, request: int) -> None:
+        """A request ended without telling anything; if it was the probe, another may pass."""
+        if self._probe == request:
+            self._probe = 0
 
     def reset(self) -> None:
         """The project has another file now: what failed may work."""

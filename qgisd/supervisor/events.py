@@ -109,10 +109,14 @@ class WorkerPong:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDown:
-    """Its process ended. `detail` is for the log: "signal 11", "exit 1"."""
+    """Its process ended. `detail` is for the log: "signal 11", "exit 1".
+
+    never_forked: what was to fork it has ended, which is no fault of the project.
+    """
 
     worker: int
     detail: str
+    never_forked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ from qgisd.supervisor.stats import PoolView
 from qgisd.wire import Headers
 from qgisd.words import RequestClass
 
+#: Bytes written to a client at once.
+_PIECE = 256 << 10
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -34,15 +37,20 @@ class Order:
     #: Seconds until an answer must have begun.
     timeout_s: float
     request_id: str
+    #: See model.Job.
+    depth: int = 0
 
 
 class Sink(Protocol):
     """Where an answer goes: a client's connection. Each request ends with one of the last three."""
 
-    def head(self, status: int, headers: Headers, body: bytes, whole: bool) -> None:
-        """Status, headers and the first bytes; `whole` if there are no more."""
+    def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> None:
+        """Status, headers and the first bytes of a body of `length` bytes, None if nobody knows.
 
-    def write(self, data: bytes) -> Awaitable[None]:
+        If these are all of it, this is the end of the answer.
+        """
+
+    def write(self, data: bytes | memoryview) -> Awaitable[None]:
         """More bytes; done when the client's socket has taken them. Fails if it is closed."""
 
     def end(self) -> None:
@@ -103,8 +111,16 @@ class Exchange:
     def head(self, status: int, headers: Headers, body: bytes, whole: bool) -> None:
         """The worker's Head."""
         self.status = status
+        if whole and len(body) > _PIECE:
+            # Like a stream, but of known length: a client may be slow to take it.
+            self._sink.head(status, headers, b"", len(body))
+            if not self._over:
+                self._ended = True
+                self._backlog.keep(body)
+                self._start_writing()
+            return
         self.sent = len(body)
-        self._sink.head(status, headers, body, whole)
+        self._sink.head(status, headers, body, len(body) if whole else None)
         if whole:
             self._finish()
 
@@ -114,8 +130,7 @@ class Exchange:
             self._credit(self.number, len(data))
             return
         self._backlog.push(data)
-        if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+        self._start_writing()
         if self._backlog.size <= self._buffering.spool:
             self._credit(self.number, len(data))
         else:
@@ -145,6 +160,10 @@ class Exchange:
     def gone(self) -> None:
         """The client has left."""
         self._finish()
+
+    def _start_writing(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
         timeout = self._buffering.client_timeout_s
@@ -180,7 +199,7 @@ class _Backlog:
 
     def __init__(self, buffering: Buffering) -> None:
         self._buffering = buffering
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[memoryview] = deque()
         self._in_memory = 0
         self._file: IO[bytes] | None = None
         self._read_at = self._write_at = 0
@@ -190,31 +209,42 @@ class _Backlog:
         """Bytes kept."""
         return self._in_memory + self._write_at - self._read_at
 
+    def keep(self, data: bytes) -> None:
+        """Keep `data` in memory, where all of it is anyway."""
+        self._pieces.append(memoryview(data))
+        self._in_memory += len(data)
+
     def push(self, data: bytes) -> None:
         """Keep `data`. Raises OSError if the disk is full."""
         in_file = self._write_at > self._read_at
         if not in_file and self._in_memory + len(data) <= self._buffering.memory:
-            self._pieces.append(data)
-            self._in_memory += len(data)
+            self.keep(data)
             return
         if self._file is None:
             self._file = tempfile.TemporaryFile(  # noqa: SIM115  (closed by `close`)
                 dir=self._buffering.spool_dir, buffering=0
             )
         self._file.seek(self._write_at)
-        self._file.write(data)
+        left = memoryview(data)
+        while left:  # a raw write may be short, on a disk that is nearly full
+            left = left[self._file.write(left) :]
         self._write_at += len(data)
 
-    def pop(self) -> bytes | None:
-        """The next piece, or None if nothing is kept."""
+    def pop(self) -> bytes | memoryview | None:
+        """The next piece, or None if nothing is kept. No larger than what even a slow client
+        takes within its timeout."""
         if self._pieces:
-            data = self._pieces.popleft()
-            self._in_memory -= len(data)
-            return data
+            first = self._pieces[0]
+            if len(first) <= _PIECE:
+                self._pieces.popleft()
+            else:
+                self._pieces[0] = first[_PIECE:]
+            self._in_memory -= min(len(first), _PIECE)
+            return first[:_PIECE]
         if self._file is None or self._read_at == self._write_at:
             return None
         self._file.seek(self._read_at)
-        data = self._file.read(min(256 << 10, self._write_at - self._read_at))
+        data = self._file.read(min(_PIECE, self._write_at - self._read_at))
         self._read_at += len(data)
         if self._read_at == self._write_at:
             self._file.truncate(0)

@@ -4,13 +4,11 @@ A project has at most one generation that serves and one that is coming; a load 
 leaves the serving one alone. Loads are ordered one behind the other, `max_loads` at once.
 """
 
-from collections.abc import Callable
-
 from qgisd.errors import ProjectNotFound, ProjectUnusable, RequestError, Unavailable
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
-from qgisd.supervisor.model import Generation, Job, Limits, Project, ProjectRef, Worker, Zygote
-from qgisd.supervisor.scheduler import Scheduler
+from qgisd.supervisor.dispatch import Dispatch
+from qgisd.supervisor.model import Generation, Project, ProjectRef, Zygote
 from qgisd.supervisor.states import (
     GENERATION,
     WORKER,
@@ -20,36 +18,11 @@ from qgisd.supervisor.states import (
     ZygoteState,
     advance,
 )
-from qgisd.supervisor.timers import Timers
 from qgisd.words import Mode, Reason
 
 
-class Loads:
+class Loads(Dispatch):
     """Base of `machine.Machine`: see there."""
-
-    #: Set by pressure.Pressure.
-    over_budget = False
-
-    def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
-        self.limits = limits
-        self._jitter = jitter
-        self.now = 0.0
-        self.timers = Timers()
-        self.queue = Scheduler(limits.queue, limits.project_queue)
-        self.projects: dict[str, Project] = {}
-        self.workers: dict[int, Worker] = {}
-        self.jobs: dict[int, Job] = {}
-        #: Keys of the projects that are kept loaded.
-        self.pinned: set[str] = set()
-        #: Workers with a request, over all projects; at most limits.workers.
-        self.busy = 0
-        self._zygotes = 1
-        self.zygote = Zygote(self._zygotes)
-        #: Comes up beside the zygote during a reload, and takes its place.
-        self.successor: Zygote | None = None
-        self.ever_up = False
-        self._next_worker = 1
-        self._out: list[e.Instruction] = []
 
     # zygotes
 
@@ -69,7 +42,8 @@ class Loads:
             self.zygote, self.successor = self.successor, None
             self._out.append(e.Settled("", self.zygote.number, True, "new zygote"))
             for project in list(self.projects.values()):
-                if project.serving is not None or project.error:
+                begun = project.coming and project.coming.state is not GenerationState.PENDING
+                if project.serving is not None or project.error or begun:
                     self._new_generation(project, Reason.RELOAD)
         if self.zygote.number == event.number:
             self.timers.cancel(("zygote", event.number))
@@ -116,23 +90,39 @@ class Loads:
         self.projects[ref.key] = project
         return project
 
-    def _refusal(self, project: Project, ref: ProjectRef) -> RequestError | None:
+    def _refusal(self, project: Project, ref: ProjectRef, job: int) -> RequestError | None:
         """Why a request for this project is answered with an error without being queued."""
-        if project.serving is None and project.coming is None and project.error:
-            if ref.version == project.version and self.now < project.retry_at:
+        if project.serving is None and project.coming is None:
+            failed_before = bool(project.error) and ref.version == project.version
+            if failed_before and self.now < project.retry_at:
                 return ProjectUnusable("the project cannot be loaded")
             project.path, project.version = ref.path, ref.version
         if project.serving is None and project.coming is None and self.over_budget:
             return Unavailable("no memory to load another project", retry_after=30)
         if project.breaker is not None:
-            wait = project.breaker.refuses(self.now)
+            wait = project.breaker.refuses(self.now, job)
             if wait is not None:
                 return Unavailable("this project failed too often of late", retry_after=wait)
         return None
 
     def _need_generation(self, project: Project) -> None:
-        if project.serving is None and project.coming is None:
+        if project.coming is not None:
+            return
+        serving = project.serving
+        if serving is None:
             self._new_generation(project, Reason.BOOT)
+        elif self._is_barren(serving) and self.now >= project.retry_at:
+            self._new_generation(project, Reason.CRASH)
+
+    @staticmethod
+    def _is_barren(generation: Generation) -> bool:
+        """No worker can be forked of it any more: its snapshot has died."""
+        return generation.mode is Mode.FORKED and not generation.snapshot
+
+    def _on_retry_due(self, key: str) -> None:
+        project = self.projects.get(key)
+        if project is not None and project.pinned:
+            self._need_generation(project)
 
     def _on_changed(self, event: e.Changed) -> None:
         project = self.projects.get(event.ref.key)
@@ -160,6 +150,8 @@ class Loads:
 
     def _on_load_ordered(self, event: e.LoadOrdered) -> None:
         project = self.projects.get(event.ref.key) or self._adopt(event.ref)
+        if project.serving is None and project.coming is None:
+            project.path, project.version = event.ref.path, event.ref.version
         if event.pin:
             project.pinned = True
             self.pinned.add(project.key)
@@ -203,6 +195,7 @@ class Loads:
             return
         if next(project.generations(), None) is None:
             self.projects.pop(project.key, None)
+            self.timers.cancel(("retry", project.key))
 
     # generations
 
@@ -211,7 +204,9 @@ class Loads:
             if project.coming.version == project.version and reason is not Reason.RELOAD:
                 return
             self._cancel(project, project.coming, "overtaken by a newer version", Reason.RELOAD)
-        project.newest += 1
+        self._generations += 1
+        project.newest = self._generations
+        self.coming[project.key] = None
         project.coming = Generation(
             project.newest, project.key, project.path, project.version, reason, self.now
         )
@@ -222,7 +217,8 @@ class Loads:
         if self.zygote.state is not ZygoteState.UP:
             return
         pending, loading = [], 0
-        for project in self.projects.values():
+        for key in self.coming:
+            project = self.projects[key]
             if project.coming is not None:
                 pending += [project] if project.coming.state is GenerationState.PENDING else []
                 loading += project.coming.state is GenerationState.LOADING
@@ -263,6 +259,7 @@ class Loads:
         before = project.serving
         generation.state = advance(GENERATION, generation.state, "switch", project.key)
         project.serving, project.coming = generation, None
+        self.coming.pop(project.key, None)
         project.error, project.failures, project.retry_at = "", 0, 0.0
         bad = f", {len(generation.bad_layers)} bad layers" if generation.bad_layers else ""
         kept = f", each worker loads it: {generation.why}" if generation.why else ""
@@ -320,6 +317,8 @@ class Loads:
         project.failures += 1
         wait = policy.backoff(project.failures, self.limits.backoff_limit_s, self._jitter())
         project.retry_at = self.now + wait
+        if project.pinned:
+            self.timers.set(("retry", project.key), project.retry_at)
         serving = project.serving if project.serving is not generation else None
         still = f"; generation {serving.number} still serves" if serving else ""
         self._note(40, f"generation {generation.number} failed: {message}{still}", project.key)
@@ -337,6 +336,7 @@ class Loads:
             project.serving = None
         else:
             project.coming = None
+            self.coming.pop(project.key, None)
         self._end_snapshot(generation, reason)
         self._clear_workers(generation, reason)
         project.leaving.append(generation)
@@ -370,62 +370,3 @@ class Loads:
             generation.state = advance(GENERATION, generation.state, "end", project.key)
             project.leaving.remove(generation)
             self._maybe_forget(project)
-
-    # what both halves need
-
-    def _cap(self) -> int:
-        return self.limits.project_workers
-
-    def _generation_of(self, worker: Worker) -> Generation:
-        for generation in self.projects[worker.project].generations():
-            if generation.number == worker.generation:
-                return generation
-        raise AssertionError(f"worker {worker.id} outlived the record of its generation")
-
-    def _fork_worker(self, generation: Generation) -> None:
-        """Order one more worker of this generation, if it can still be had."""
-        loads = generation.mode is Mode.LOADED
-        if not loads and not generation.snapshot:
-            return
-        if loads and self.zygote.state is not ZygoteState.UP:
-            return
-        worker = Worker(self._next_worker, generation.project, generation.number, self.now)
-        self._next_worker += 1
-        self.workers[worker.id] = generation.workers[worker.id] = worker
-        limit = self.limits.load_timeout_s if loads else self.limits.boot_timeout_s
-        self.timers.set(("worker", worker.id), self.now + limit)
-        self.projects[generation.project].counters.forks += 1
-        self._out.append(
-            e.ForkWorker(
-                self.zygote.number,
-                worker.id,
-                generation.project,
-                generation.number,
-                generation.path if loads else None,
-            )
-        )
-
-    def _stop(self, worker: Worker, event: str, reason: Reason) -> None:
-        """Ask a worker without a request to end; it is killed if it does not."""
-        worker.state = advance(WORKER, worker.state, event, worker.id)
-        worker.reason = reason
-        self.timers.cancel(("ping", worker.id))
-        self.timers.set(("worker", worker.id), self.now + self.limits.stop_timeout_s)
-        self._out.append(e.StopWorker(worker.id))
-
-    def _kill(self, worker: Worker, reason: Reason) -> None:
-        if worker.state in (WorkerState.KILLING, WorkerState.ENDED):
-            return
-        if worker.state in (WorkerState.BUSY, WorkerState.RETIRING):
-            self.busy -= 1
-        worker.state = advance(WORKER, worker.state, "kill", worker.id)
-        worker.reason = reason
-        self.timers.cancel(("worker", worker.id))
-        self.timers.cancel(("ping", worker.id))
-        self._out.append(e.KillWorker(worker.id, reason))
-
-    def _note(self, level: int, text: str, project: str = "") -> None:
-        self._out.append(e.Note(level, text, project))
-
-    def _fail(self, job: Job, error: RequestError) -> None:
-        raise NotImplementedError  # machine.Machine

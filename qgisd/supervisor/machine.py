@@ -15,7 +15,7 @@ from qgisd.supervisor.breaker import Breaker
 from qgisd.supervisor.model import Generation, Job, Limits, Project, Worker
 from qgisd.supervisor.pressure import Pressure
 from qgisd.supervisor.states import JOB, WORKER, GenerationState, JobState, WorkerState, advance
-from qgisd.words import Mode, Reason, RequestClass
+from qgisd.words import Mode, Reason
 
 #: An idempotent request is given to this many workers before it fails.
 ATTEMPTS = 2
@@ -83,13 +83,13 @@ class Machine(Pressure):
                 self._out.append(e.Fail(job.id, ProjectNotFound("no such project is loaded")))
                 return
             project = self._adopt(ref)
-        refusal = self._refusal(project, ref)
+        refusal = self._refusal(project, ref, job.id)
         if refusal is None:
             try:
                 self.queue.push(job)
             except Unavailable as full:
                 if project.breaker is not None:
-                    project.breaker.abandoned()
+                    project.breaker.abandoned(job.id)
                 waiting = self.queue.waiting(ref.key) or self.queue.length
                 cost = project.cost.get(job.cls, policy.DEFAULT_COST_S)
                 full.retry_after = policy.retry_after(waiting, cost, self._cap())
@@ -97,6 +97,7 @@ class Machine(Pressure):
         if refusal is not None:
             project.counters.errors += 1
             self._out.append(e.Fail(job.id, refusal))
+            self._maybe_forget(project)
             return
         project.counters.requests += 1
         project.last_used = self.now
@@ -120,6 +121,7 @@ class Machine(Pressure):
         job = self.jobs.get(event.job)
         if job is None or job.abandoned:
             return
+        job.held = event.held
         if event.held:
             # The worker waits for the client; a slow client is not a stuck worker.
             self.timers.cancel(("job", job.id))
@@ -168,7 +170,7 @@ class Machine(Pressure):
         job.state = advance(JOB, job.state, "done", job.id)
         breaker = self.projects[job.project].breaker
         if breaker is not None:
-            breaker.abandoned()
+            breaker.abandoned(job.id)
         self.timers.cancel(("job", job.id))
         del self.jobs[job.id]
         if self.stopping and not self.jobs:
@@ -182,7 +184,6 @@ class Machine(Pressure):
             return
         worker.pid = event.pid
         generation = self._generation_of(worker)
-        generation.boot_failures = 0
         self._to_idle(worker, "ready")
         if generation.state is GenerationState.WARMING:
             self._switch(self.projects[worker.project], generation)
@@ -196,7 +197,7 @@ class Machine(Pressure):
 
     def _on_worker_progress(self, event: e.WorkerProgress) -> None:
         job = self._running(event.worker, event.job)
-        if job is not None and not job.abandoned:
+        if job is not None and not job.abandoned and not job.held:
             self.timers.set(("job", job.id), self.now + self.limits.stream_timeout_s)
 
     def _on_worker_done(self, event: e.WorkerDone) -> None:
@@ -207,11 +208,12 @@ class Machine(Pressure):
         project = self.projects[job.project]
         known = project.cost.get(job.cls)
         project.cost[job.cls] = policy.moving_average(known, self.now - job.started)
-        if project.breaker is not None and project.breaker.succeeded():
-            self._note(20, "the breaker closed", project.key)
+        self._generation_of(worker).boot_failures = 0
         if event.broken:
             self._abort(job, event.broken)
         else:
+            if project.breaker is not None and project.breaker.succeeded():
+                self._note(20, "the breaker closed", project.key)
             self._finish(job)
         self._release(worker)
 
@@ -219,6 +221,8 @@ class Machine(Pressure):
         worker = self.workers.get(event.worker)
         if worker is not None:
             worker.pinged = False
+            if worker.state is WorkerState.IDLE:
+                self.timers.set(("ping", worker.id), self.now + self.limits.ping_interval_s)
 
     def _on_worker_confused(self, event: e.WorkerConfused) -> None:
         worker = self.workers.get(event.worker)
@@ -248,10 +252,13 @@ class Machine(Pressure):
             worker.project,
         )
         if was not in (WorkerState.STARTING, WorkerState.IDLE, WorkerState.STOPPING):
-            self._count_failure(project, reason)
+            self._count_failure(project, reason, worker.job)
         if job is not None and job.worker == worker.id:
             self._job_lost_worker(job, event.detail, reason)
-        if was is WorkerState.STARTING and worker.reason is not Reason.STOP:
+        crashed_unused = was is WorkerState.IDLE and reason is Reason.CRASH and not worker.served
+        if event.never_forked:
+            pass  # its forker died, and that has been seen to
+        elif reason is Reason.BOOT or crashed_unused:
             self._count_boot_failure(project, generation, event.detail)
         elif reason in (Reason.CRASH, Reason.DEADLINE, Reason.DISCONNECT, Reason.PING):
             # At once, whether or not anybody waits: the next request should find one ready.
@@ -259,7 +266,7 @@ class Machine(Pressure):
                 self._fork_worker(generation)
         self._maybe_end(project, generation)
 
-    def _count_failure(self, project: Project, reason: Reason) -> None:
+    def _count_failure(self, project: Project, reason: Reason, job: int) -> None:
         if reason in (Reason.CRASH, Reason.DEADLINE, Reason.MEMORY):
             if project.breaker is None:
                 limits = self.limits
@@ -269,10 +276,10 @@ class Machine(Pressure):
                     limits.breaker_pause_s,
                     limits.backoff_limit_s * 5,
                 )
-            if project.breaker.failed(self.now):
+            if project.breaker.failed(self.now, job):
                 self._note(40, "the breaker opened: workers fail again and again", project.key)
         elif project.breaker is not None:
-            project.breaker.abandoned()
+            project.breaker.abandoned(job)
 
     def _job_lost_worker(self, job: Job, detail: str, reason: Reason) -> None:
         if job.state is JobState.STREAMING:
@@ -352,69 +359,14 @@ class Machine(Pressure):
             self._on_worker_deadline(self.workers[key[1]])
         elif kind == "ping":
             self._on_ping_due(self.workers[key[1]])
+        elif kind == "retry":
+            self._on_retry_due(key[1])
         elif kind == "load":
             self._on_load_deadline(key[1], key[2])
         elif kind == "zygote":
             self._on_zygote_due(key[1])
         elif kind == "stop":
             self._on_stop_deadline()
-
-    # dispatch
-
-    def _dispatch(self) -> None:
-        while self.queue.length and self.busy < self.limits.workers:
-            job = self.queue.take(self.now, self._can_run, self._cost, self._may_run)
-            if job is None:
-                break
-            self._assign(job)
-        if self.queue.length or self.pinned:
-            self._fork_where_wanted()
-
-    def _can_run(self, key: str) -> bool:
-        generation = self.projects[key].serving
-        if generation is None:
-            return False
-        busy = idle = 0
-        for worker in generation.workers.values():
-            idle += worker.state is WorkerState.IDLE
-            busy += worker.state is WorkerState.BUSY
-        return idle > 0 and busy < self._cap()
-
-    def _cost(self, key: str, cls: RequestClass) -> float:
-        return self.projects[key].cost.get(cls, policy.DEFAULT_COST_S)
-
-    def _may_run(self, key: str, cls: RequestClass) -> bool:
-        if cls is not RequestClass.PRINT:
-            return True
-        running = sum(1 for job in self.jobs.values() if job.cls is cls and job.worker)
-        return running < self.limits.print_workers
-
-    def _assign(self, job: Job) -> None:
-        generation = self.projects[job.project].serving
-        assert generation is not None
-        # The last one used has its caches warm; the others may go idle and end.
-        worker = max(generation.in_state(WorkerState.IDLE), key=lambda worker: worker.served)
-        worker.state = advance(WORKER, worker.state, "assign", worker.id)
-        worker.job = job.id
-        self.timers.cancel(("worker", worker.id))
-        job.state = advance(JOB, job.state, "assign", job.id)
-        job.worker, job.started = worker.id, self.now
-        job.attempts += 1
-        self.busy += 1
-        self._out.append(e.Send(worker.id, job.id))
-
-    def _fork_where_wanted(self) -> None:
-        for key in [*self.queue.projects(), *self.pinned]:
-            generation = self.projects[key].serving
-            if generation is None:
-                continue
-            live = generation.live()
-            starting = sum(1 for _ in generation.in_state(WorkerState.STARTING))
-            wanted = policy.workers_wanted(self.queue.waiting(key), live, starting, self._cap())
-            if self.projects[key].pinned and live == 0:
-                wanted = max(wanted, 1)
-            for _ in range(wanted):
-                self._fork_worker(generation)
 
     # the end
 

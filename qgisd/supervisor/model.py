@@ -11,6 +11,9 @@ from qgisd.supervisor.states import GenerationState, JobState, WorkerState, Zygo
 from qgisd.wire import BadLayer
 from qgisd.words import Mode, Reason, RequestClass
 
+#: How deep requests of our own workers may be nested: a project that draws one that draws one.
+MOST_DEPTH = 2
+
 #: What tells one content of a project file from another: (mtime in ns, size, inode).
 Version = tuple[int, int, int]
 
@@ -68,12 +71,16 @@ class Job:
     arrived: float
     #: By when its answer must have begun.
     deadline: float
+    #: 0 from a client; 1 made by a worker for such a request, and so on.
+    depth: int = 0
     state: JobState = JobState.QUEUED
     worker: int = 0
     attempts: int = 0
     started: float = 0.0
     #: The client is gone; nobody waits for the answer.
     abandoned: bool = False
+    #: The client does not take what is there, so that no progress is no fault of the worker.
+    held: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +97,8 @@ class Worker:
     pid: int = 0
     #: Private memory (USS) at the last sample, bytes.
     private: int = 0
+    #: What of it is the project, where the worker loaded that itself; bytes.
+    own_project: int = 0
     #: A ping is out and unanswered.
     pinged: bool = False
     #: Why it was told to end, once it was.

@@ -62,9 +62,10 @@ def served_enough(served: int, limit: int, worker: int) -> bool:
     return limit > 0 and served >= limit - (worker * 7919) % (limit // 10 + 1)
 
 
-def workers_wanted(queued: int, live: int, starting: int, cap: int) -> int:
+def workers_wanted(queued: int, live: int, free: int, cap: int) -> int:
     """How many more workers a project should fork now.
 
-    One per waiting request that no worker on its way will take, within `cap` live ones.
+    One per waiting request that no worker takes that is `free`, now or soon, within `cap` live
+    ones.
     """
-    return max(0, min(queued - starting, cap - live))
+    return max(0, min(queued - free, cap - live))

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qgisd import wire
@@ -48,6 +49,7 @@ class Pool:
         buffering: Buffering,
         check_interval_s: float,
         memory: MemoryBudget,
+        home: Path,
         zygote_environment: Callable[[int, int], dict[str, str]],
         give_up: Callable[[str], None],
     ) -> None:
@@ -69,7 +71,7 @@ class Pool:
         self._next_job = 1
         self._known: dict[str, ProjectRef] = {}
         self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
-        self._tree = Tree(name, router.endpoint, zygote_environment, self._handle, self._log)
+        self._tree = Tree(name, router.endpoint, home, zygote_environment, self._handle, self._log)
         self._memory = memory
         self._tasks: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
@@ -194,7 +196,15 @@ class Pool:
             number, order, sink, self._buffering, self._credit, self._held, self._close_exchange
         )
         self._exchanges[number] = exchange
-        job = Job(number, order.ref.key, order.cls, order.idempotent, now, now + order.timeout_s)
+        job = Job(
+            number,
+            order.ref.key,
+            order.cls,
+            order.idempotent,
+            now,
+            now + order.timeout_s,
+            order.depth,
+        )
         self._handle(e.Arrived(job, order.ref))
         return exchange
 
@@ -294,7 +304,9 @@ class Pool:
         self._router.send(self._identity(do.worker), wire.Stop())
 
     def _retry(self, do: e.Retry) -> None:
-        self._log.info("request %s runs again", self._exchanges[do.job].order.request_id)
+        exchange = self._exchanges.get(do.job)
+        if exchange is not None:
+            self._log.info("request %s runs again", exchange.order.request_id)
 
     # project files
 

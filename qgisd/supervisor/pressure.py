@@ -11,7 +11,7 @@ from qgisd.supervisor import policy
 from qgisd.supervisor.loads import Loads
 from qgisd.supervisor.model import Project, Worker
 from qgisd.supervisor.states import WORKER, WorkerState, advance
-from qgisd.words import Reason
+from qgisd.words import Mode, Reason
 
 #: Samples between two kills for the pool's sake: memory takes a while to come back.
 KILL_PAUSE = 3
@@ -35,12 +35,16 @@ class Pressure(Loads):
         self._mind_pool(event.pool, event.budget)
 
     def _mind_worker(self, worker: Worker) -> None:
-        soft = self.limits.worker_memory
-        if worker.private > 2 * soft:
-            mebibytes = worker.private >> 20
-            self._note(30, f"worker {worker.id} is killed: {mebibytes} MiB", worker.project)
+        if self._generation_of(worker).mode is Mode.LOADED:
+            # The project is its own, and no leak: what counts is what comes on top.
+            if worker.state is WorkerState.STARTING:
+                return
+            worker.own_project = worker.own_project or worker.private
+        soft, grown = self.limits.worker_memory, worker.private - worker.own_project
+        if grown > 2 * soft:
+            self._note(30, f"worker {worker.id} is killed: {grown >> 20} MiB", worker.project)
             self._kill(worker, Reason.MEMORY)
-        elif worker.private > soft:
+        elif grown > soft:
             self._replace(worker, Reason.MEMORY)
 
     def _replace(self, worker: Worker, reason: Reason) -> None:
@@ -72,7 +76,8 @@ class Pressure(Loads):
             self._samples_since_kill = 0
             largest = max(workers, key=lambda worker: worker.private)
             self._note(40, f"worker {largest.id} is killed for the pool's sake", largest.project)
-            self._kill(largest, Reason.MEMORY)
+            # Not for its own sake: its request is tried once more, and no breaker counts it.
+            self._kill(largest, Reason.EVICTED)
 
     def _end_idle_workers(self) -> bool:
         """True if there were any."""

@@ -150,3 +150,41 @@ class Scheduler:
             self._turns[project] = None
         else:
             del self._queues[project]
+
+
+class Queues:
+    """One Scheduler for each depth of nesting.
+
+    A request of depth 1 was made by a worker of ours, which waits for it: a project with a WMS
+    layer of another one here. The deeper goes first, and has slots of its own (`dispatch.py`).
+    """
+
+    def __init__(self, depths: int, total: int, per_project: int) -> None:
+        self._levels = [Scheduler(total, per_project) for _ in range(depths)]
+
+    @property
+    def length(self) -> int:
+        """How many requests wait."""
+        return sum(level.length for level in self._levels)
+
+    def levels(self) -> Iterator[tuple[int, Scheduler]]:
+        """Depth and queue of those in which something waits, deepest first."""
+        for depth in range(len(self._levels) - 1, -1, -1):
+            if self._levels[depth].length:
+                yield depth, self._levels[depth]
+
+    def push(self, job: Job, front: bool = False) -> None:
+        """See Scheduler.push."""
+        self._levels[job.depth].push(job, front)
+
+    def remove(self, job: Job) -> bool:
+        """See Scheduler.remove."""
+        return self._levels[job.depth].remove(job)
+
+    def waiting(self, project: str) -> int:
+        """How many requests of a project wait."""
+        return sum(level.waiting(project) for level in self._levels)
+
+    def drain(self, project: str) -> list[Job]:
+        """Take out all requests of a project."""
+        return [job for level in self._levels for job in level.drain(project)]

@@ -7,7 +7,10 @@ them. Decides nothing. A process is named by its token (wire.snapshot_token, wir
 import asyncio
 import logging
 import os
+import shutil
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from qgisd import channel, wire
 from qgisd.supervisor import events as e
@@ -54,12 +57,15 @@ class Tree:
         self,
         pool: str,
         endpoint: str,
+        home: Path,
         zygote_environment: Callable[[int, int], dict[str, str]],
         emit: Callable[[e.Event], None],
         log: logging.Logger,
     ) -> None:
         self._pool = pool
         self._endpoint = endpoint
+        self._home = home
+        self._loop = asyncio.get_running_loop()
         self._zygote_environment = zygote_environment
         self._emit = emit
         self._log = log
@@ -141,8 +147,9 @@ class Tree:
         zygote.control.close()
         zygote.group.over = True
         zygote.group.close_if_empty()
-        self._lose_orders(zygote)
+        # First that it is gone, then what is lost with it: else it would be ordered there again.
         self._emit(e.ZygoteDown(number, zygote.message or f"it ended: {ending(code)}"))
+        self._lose_orders(zygote)
 
     # snapshots
 
@@ -157,15 +164,15 @@ class Tree:
         forker.control = Control(
             ours,
             lambda message, fds: self._on_snapshot_message(token, message, fds),
-            lambda: self._snapshot_closed(token),
+            lambda: None,  # its exit, or that of the zygote, says more
         )
-        order = wire.ForkSnapshot(do.project, do.generation, do.path)
-        sent = zygote.control.send(order, [theirs.fileno()])
+        self._order(
+            zygote,
+            token,
+            wire.ForkSnapshot(do.project, do.generation, do.path),
+            [theirs.fileno()],
+        )
         theirs.close()
-        if sent:
-            zygote.pending.add(token)
-        else:
-            self._snapshot_closed(token)
 
     def end_snapshot(self, do: e.EndSnapshot) -> None:
         token = wire.snapshot_token(do.project, do.generation)
@@ -204,24 +211,16 @@ class Tree:
         else:
             self._on_fork_message(forker, message, fds)
 
-    def _snapshot_closed(self, token: str) -> None:
-        """Its channel is at its end: it exits just now, or its zygote died before forking it."""
-        forker = self._snapshots.get(token)
-        if forker is not None and forker.child is None:
-            forker.control.close()
-            del self._snapshots[token]
-            self._emit(_never_forked(token))
-
     def _snapshot_exited(self, token: str, code: int | None) -> None:
         forker = self._snapshots.pop(token, None)
         if forker is None:
             return
         forker.control.close()
         forker.group.leave(token)
-        self._lose_orders(forker)
         generation, project = wire.parse_snapshot_token(token)
         message = forker.message or f"the process that held it ended: {ending(code)}"
         self._emit(e.SnapshotDown(project, generation, message))
+        self._lose_orders(forker)
 
     # workers
 
@@ -234,10 +233,10 @@ class Tree:
             forker = self._zygotes.get(do.zygote)
         identity = identity_of(self._pool, do.worker).decode()
         order = wire.ForkWorker(do.worker, self._endpoint, identity, do.path)
-        if forker is not None and forker.control.send(order):
-            forker.pending.add(token)
+        if forker is not None:
+            self._order(forker, token, order, [])
         else:
-            self._emit(e.WorkerDown(do.worker, "its forker is gone"))
+            self._emit(e.WorkerDown(do.worker, "its forker is gone", never_forked=True))
 
     def kill_worker(self, do: e.KillWorker) -> None:
         token = wire.worker_token(do.worker)
@@ -248,11 +247,22 @@ class Tree:
             self._emit(e.WorkerDown(do.worker, "it never came up"))
 
     def _worker_exited(self, token: str, code: int | None) -> None:
-        _, group = self._workers.pop(token)
+        child, group = self._workers.pop(token)
         group.leave(token)
+        own = self._home / wire.WORKER_FOLDERS / str(child.pid)
+        if own.exists():
+            self._loop.run_in_executor(None, partial(shutil.rmtree, own, ignore_errors=True))
         self._emit(e.WorkerDown(wire.parse_worker_token(token), ending(code)))
 
-    # what both forkers say
+    # orders to both forkers, and what they say
+
+    def _order(
+        self, forker: _Forker, token: str, order: wire.ToForker, descriptors: list[int]
+    ) -> None:
+        """A forker that takes no order is dead, or as good as dead; its exit settles the rest."""
+        forker.pending.add(token)
+        if not forker.control.send(order, descriptors) and forker.child is not None:
+            forker.child.kill()
 
     def _on_fork_message(self, by: _Forker, message: wire.FromForker, fds: list[int]) -> None:
         if isinstance(message, wire.Forked) and fds:
@@ -289,9 +299,10 @@ class Tree:
             self._doomed.discard(token)
             if token.startswith("worker "):
                 worker = wire.parse_worker_token(token)
-                self._emit(e.WorkerDown(worker, "its forker ended"))
-            else:
-                self._snapshot_closed(token)
+                self._emit(e.WorkerDown(worker, "its forker ended", never_forked=True))
+            elif (lost := self._snapshots.pop(token, None)) is not None:
+                lost.control.close()
+                self._emit(_never_forked(token))
 
 
 def _never_forked(token: str) -> e.SnapshotDown:

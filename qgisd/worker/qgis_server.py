@@ -19,7 +19,7 @@ from qgis.server import (
 )
 
 from qgisd import wire
-from qgisd.worker import plugins, projects
+from qgisd.worker import nesting, plugins, projects
 from qgisd.worker.backend import Answer, LoadError, Project, Started
 from qgisd.worker.fork import HARMLESS_IN_ZYGOTE
 from qgisd.worker_settings import ZygoteSettings
@@ -57,6 +57,8 @@ class QgisBackend:
         sys.excepthook = traceback.print_exception
         self._application = QgsApplication([], False, "", "server")
         self._server = QgsServer()
+        QgsNetworkAccessManager.setTimeout(round(self._settings.network_timeout_s * 1000))
+        nesting.mark(1)
         QgsApplication.messageLog().messageReceived[str, str, Qgis.MessageLevel].connect(self._log)
         interface = self._server.serverInterface()
         registry = interface.serviceRegistry()
@@ -97,6 +99,7 @@ class QgisBackend:
             body or None,
         )
         response = self._response = _Response(answer)
+        nesting.enter(request.headers)
         try:
             self._server.handleRequest(qgis_request, response, self._project)
         except Exception as error:  # a plugin's, out of a virtual method

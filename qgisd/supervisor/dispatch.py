@@ -1,0 +1,80 @@
+"""The part of the machine that gives requests to workers, and orders more of them. Pure."""
+
+from functools import partial
+
+from qgisd.supervisor import events as e
+from qgisd.supervisor import policy
+from qgisd.supervisor.core import Core
+from qgisd.supervisor.model import Job, Project
+from qgisd.supervisor.states import JOB, WORKER, GenerationState, WorkerState, advance
+from qgisd.words import RequestClass
+
+
+class Dispatch(Core):
+    """Base of `machine.Machine`: see there."""
+
+    def _dispatch(self) -> None:
+        for depth, queue in self.queue.levels():
+            # A slot more for each depth: the workers that wait for a nested request hold theirs,
+            # and if they held all of them nobody would ever get on.
+            while queue.length and self.busy < self.limits.workers + depth:
+                can_run = partial(self._can_run, depth)
+                job = queue.take(self.now, can_run, self._cost, self._may_run)
+                if job is None:
+                    break
+                self._assign(job)
+            for key in queue.projects():
+                self._fork_where_wanted(self.projects[key], queue.waiting(key), depth)
+        for key in self.pinned:
+            serving = self.projects[key].serving
+            if serving is not None and serving.live() == 0:
+                self._fork_worker(serving)
+        for key in self.coming:
+            coming = self.projects[key].coming
+            # Its first worker may have died on the way, or could not be ordered at the time.
+            if coming and coming.state is GenerationState.WARMING and not coming.live():
+                self._fork_worker(coming)
+
+    def _can_run(self, depth: int, key: str) -> bool:
+        project = self.projects[key]
+        if project.serving is None:
+            return False
+        busy = sum(
+            worker.state in (WorkerState.BUSY, WorkerState.RETIRING)
+            for generation in project.generations()
+            for worker in generation.workers.values()
+        )
+        idle = next(project.serving.in_state(WorkerState.IDLE), None)
+        return idle is not None and busy < self._cap() + depth
+
+    def _cost(self, key: str, cls: RequestClass) -> float:
+        return self.projects[key].cost.get(cls, policy.DEFAULT_COST_S)
+
+    def _may_run(self, key: str, cls: RequestClass) -> bool:
+        if cls is not RequestClass.PRINT:
+            return True
+        running = sum(1 for job in self.jobs.values() if job.cls is cls and job.worker)
+        return running < self.limits.print_workers
+
+    def _assign(self, job: Job) -> None:
+        generation = self.projects[job.project].serving
+        assert generation is not None
+        # The last one used has its caches warm; the others may go idle and end.
+        worker = max(generation.in_state(WorkerState.IDLE), key=lambda worker: worker.served)
+        worker.state = advance(WORKER, worker.state, "assign", worker.id)
+        worker.job = job.id
+        self.timers.cancel(("worker", worker.id))
+        job.state = advance(JOB, job.state, "assign", job.id)
+        job.worker, job.started = worker.id, self.now
+        job.attempts += 1
+        self.busy += 1
+        self._out.append(e.Send(worker.id, job.id))
+
+    def _fork_where_wanted(self, project: Project, waiting: int, depth: int) -> None:
+        generation = project.serving
+        if generation is None:
+            return
+        live = generation.live()
+        free = sum(1 for _ in generation.in_state(WorkerState.STARTING, WorkerState.IDLE))
+        for _ in range(policy.workers_wanted(waiting, live, free, self._cap() + depth)):
+            self._fork_worker(generation)
