@@ -56,6 +56,8 @@ class Daemon:
         self._pools: dict[str, RunningPool] = {}
         self._servers: list[HTTPServer] = []
         self._router: Router | None = None
+        #: Addresses that are ours to forget.
+        self._bound: list[str] = []
         self._failure = ""
         self._stop = asyncio.Event()
         self._now = False
@@ -90,8 +92,8 @@ class Daemon:
         self._stop.set()
 
     def _start(self, runtime: Path) -> None:
-        public = listen.bind(self._config.http.listen)
-        admin = listen.bind(self._config.admin.listen)
+        public = self._bind(self._config.http.listen)
+        admin = self._bind(self._config.admin.listen)
         sockets = runtime / "workers"
         sockets.mkdir(mode=0o700, exist_ok=True)
         self._router = Router(sockets, self._on_frames)
@@ -100,6 +102,11 @@ class Daemon:
         self._listen(public, admin)
         for name, pool in self._config.all_pools().items():
             self._pools[name].start(pool.projects.pinned)
+
+    def _bind(self, address: str) -> list[socket.socket]:
+        sockets = listen.bind(address)
+        self._bound.append(address)
+        return sockets
 
     def _make_pool(self, name: str, pool: Pool, runtime: Path) -> RunningPool:
         assert self._router is not None
@@ -194,9 +201,8 @@ class Daemon:
             await server.close_all_connections()
         if self._router is not None:
             self._router.close()
-        for address in (self._config.http.listen, self._config.admin.listen):
-            if self._servers:
-                listen.forget(address)
+        for address in self._bound:
+            listen.forget(address)
 
     async def _watch_for_now(self) -> None:
         while not self._now:

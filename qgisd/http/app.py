@@ -255,7 +255,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         self._check_method(connection, "api")
         if connection.method == "OPTIONS":
             return
-        pairs = ows.parse_query(connection.query)
+        query, pairs = ows.believed_query(connection.query, connection.trusted)
         parameters = {key.upper(): value for key, value in pairs}
         name = self._project_of(connection, parameters)
         writes = connection.method in _WRITES
@@ -263,7 +263,6 @@ class PublicApp(HTTPServerConnectionDelegate):
         root = route.service.api_root
         if below.startswith("/ogcapi") and root != "/ogcapi":
             path = path[: len(path) - len(below)] + root + below[len("/ogcapi") :]
-        query = connection.query
         if path.endswith(("/items", "/items.json", "/items.geojson", "/items.html")) and not writes:
             query = limits.clamp_items(query, self._settings.limits.features)
         self._order(

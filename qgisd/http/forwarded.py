@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 
 from tornado.httputil import HTTPHeaders
 
+from qgisd.errors import BadRequest
 from qgisd.wire import DEPTH_AGENT
 
 #: Taken from nobody: they concern one connection, not the request.
@@ -20,6 +21,8 @@ _HOP_BY_HOP = {
 }  # fmt: skip
 _IDENTITY_PREFIXES = ("x-qgis-", "x-lizmap-", "x-forwarded-", "x-request-id")
 _DEPTH = re.compile(DEPTH_AGENT + r"/(\d{1,3})")
+_HOST = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?$")
+_PREFIX = re.compile(r"^(/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.:@/+=-]{1,128}$")
 
 
@@ -49,7 +52,8 @@ def believed(headers: HTTPHeaders, trusted: bool) -> list[tuple[str, str]]:
     """The headers that QGIS may see, in canonical case, empty ones included."""
     kept = []
     for name, value in headers.get_all():
-        lower = name.lower()
+        # With underscores too: whoever reads headers as CGI does takes them for the same.
+        lower = name.lower().replace("_", "-")
         if lower in _HOP_BY_HOP:
             continue
         if not trusted and (lower == "forwarded" or lower.startswith(_IDENTITY_PREFIXES)):
@@ -59,7 +63,11 @@ def believed(headers: HTTPHeaders, trusted: bool) -> list[tuple[str, str]]:
 
 
 def public_base(headers: HTTPHeaders, trusted: bool, scheme: str, fallback_host: str) -> str:
-    """scheme://host[:port][prefix] of this service, as the client wrote it."""
+    """scheme://host[:port][prefix] of this service, as the client wrote it.
+
+    Raises BadRequest if a part is no host, scheme or path: with a "?" in it, it would smuggle
+    parameters past all checks, for QGIS sees the URL as one text.
+    """
     host = headers.get("Host", "") or fallback_host
     prefix = ""
     if trusted:
@@ -73,6 +81,8 @@ def public_base(headers: HTTPHeaders, trusted: bool, scheme: str, fallback_host:
         if port.isdigit() and ":" not in host.rpartition("]")[2]:
             if port != {"http": "80", "https": "443"}.get(scheme):
                 host = f"{host}:{port}"
+    if not (_HOST.match(host) and scheme in ("http", "https") and _PREFIX.match(prefix)):
+        raise BadRequest("the Host of the request, or a forwarded one, is malformed")
     return f"{scheme}://{host}{prefix}"
 
 

@@ -12,7 +12,13 @@ from xml.parsers import expat
 from qgisd.errors import BadRequest
 from qgisd.words import RequestClass
 
+_TAG = re.compile(r"</?[A-Za-z_][^<>]*>")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+#: Levels of XML; real filters have some ten.
+_DEEPEST = 500
+#: Parameters that hold XML.
+_XML_PARAMETERS = ("FILTER", "SLD_BODY", "SLD")
 
 #: REQUEST → class; what is not here is FEATURE for WFS and WCS, CAPABILITIES otherwise.
 _CLASSES = {
@@ -72,6 +78,18 @@ def parse_query(query: str) -> list[tuple[str, str]]:
         raise BadRequest("the query has more than 1000 parameters") from None
 
 
+def believed_query(query: str, trusted: bool) -> tuple[str, list[tuple[str, str]]]:
+    """The query and its pairs, without the LIZMAP_* that say who somebody is, unless trusted.
+
+    Raises BadRequest as `parse_query` does.
+    """
+    pairs = parse_query(query)
+    if not trusted and any(name.upper().startswith("LIZMAP_") for name, _ in pairs):
+        pairs = [(name, value) for name, value in pairs if not name.upper().startswith("LIZMAP_")]
+        query = urlencode(pairs)
+    return query, pairs
+
+
 def by_name(pairs: list[tuple[str, str]]) -> dict[str, str]:
     """Parameters by upper-case name. Raises BadRequest where one is given twice and differs:
     servers disagree on which counts, so nobody can mean it."""
@@ -88,12 +106,11 @@ def parse(method: str, query: str, content_type: str, body: bytes, trusted: bool
 
     trusted: whether LIZMAP_* parameters of this peer count. Raises BadRequest.
     """
-    pairs = parse_query(query)
-    if not trusted and any(name.upper().startswith("LIZMAP_") for name, _ in pairs):
-        pairs = [(name, value) for name, value in pairs if not name.upper().startswith("LIZMAP_")]
-        query = urlencode(pairs)
+    query, pairs = believed_query(query, trusted)
     if method != "POST":
         parameters = by_name(pairs)
+        for name in _XML_PARAMETERS:
+            check_nesting(parameters.get(name, ""))
         return OwsRequest(query, parameters, "GET", b"", classify(parameters, ""))
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded" and not body.lstrip().startswith(b"<"):
@@ -127,23 +144,50 @@ def classify(parameters: dict[str, str], root: str) -> RequestClass:
     return RequestClass.FEATURE if data else RequestClass.CAPABILITIES
 
 
+def check_nesting(text: str) -> None:
+    """Raises BadRequest if `text` opens more elements inside each other than QGIS survives.
+
+    For parameters, whose XML may be several documents in parentheses: counts tags, and leaves it
+    to QGIS whether they make sense.
+    """
+    depth = 0
+    for tag in _TAG.finditer(text):
+        if tag[0].startswith("</"):
+            depth -= 1
+        elif not tag[0].endswith("/>"):
+            depth += 1
+            if depth > _DEEPEST:
+                raise BadRequest(f"the XML is nested more than {_DEEPEST} levels deep")
+
+
 def inspect_xml(body: bytes) -> tuple[str, dict[str, str]]:
     """Local name and attributes of the root element of a well-formed document.
 
-    Raises BadRequest for what is not well-formed and for a DTD: QGIS would take the first for a
-    form, and expand the entities of the second.
+    Raises BadRequest for what is not well-formed, for a DTD and for what is nested without end:
+    QGIS would take the first for a form, expand the entities of the second, and crash on the
+    third (measured: 100,000 levels, stack overflow).
     """
     parser = expat.ParserCreate(namespace_separator=" ")
     root: list[tuple[str, dict[str, str]]] = []
+    depth = 0
 
     def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise BadRequest(f"the XML is nested more than {_DEEPEST} levels deep")
         if not root:
             root.append((name.rpartition(" ")[2], attributes))
+
+    def end(_: str) -> None:
+        nonlocal depth
+        depth -= 1
 
     def doctype(*_: object) -> None:
         raise BadRequest("a document type declaration is not taken")
 
     parser.StartElementHandler = start
+    parser.EndElementHandler = end
     parser.StartDoctypeDeclHandler = doctype
     try:
         parser.Parse(body, True)

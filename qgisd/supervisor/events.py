@@ -230,7 +230,10 @@ class StartZygote:
 
 @dataclass(frozen=True, slots=True)
 class EndZygote:
+    """`message` becomes that of its ZygoteDown, if it says anything."""
+
     number: int
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,9 @@ class Sink(Protocol):
     def write(self, data: bytes | memoryview) -> Awaitable[None]:
         """More bytes; done when the client's socket has taken them. Fails if it is closed."""
 
+    def unsent(self) -> int:
+        """Bytes that the kernel still holds for the client. While it shrinks, the client takes."""
+
     def end(self) -> None:
         """All bytes are written."""
 
@@ -166,18 +169,17 @@ class Exchange:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
-        timeout = self._buffering.client_timeout_s
         try:
             while (data := self._backlog.pop()) is not None:
-                await asyncio.wait_for(self._sink.write(data), timeout)
+                if not await self._taken(self._sink.write(data)):
+                    timeout = self._buffering.client_timeout_s
+                    self.abort(f"the client took nothing for {timeout:g} s")
+                    return
                 self.sent += len(data)
                 if self._owed and self._backlog.size <= self._buffering.spool:
                     owed, self._owed = self._owed, 0
                     self._held(self.number, False)
                     self._credit(self.number, owed)
-        except asyncio.TimeoutError:
-            self.abort(f"the client took nothing for {timeout:g} s")
-            return
         except Exception as error:
             # The connection is closed; its own callback says so as well.
             self.abort(f"cannot write: {error}")
@@ -186,6 +188,23 @@ class Exchange:
         if self._ended and not self._over:
             self._sink.end()
             self._finish()
+
+    async def _taken(self, writing: Awaitable[None]) -> bool:
+        """Wait until the client has taken what is being written, as long as it takes anything.
+
+        A socket is writable again only when much of its buffer has drained: a client on a slow
+        line takes all the time, and shows it in `unsent` alone.
+        """
+        future = asyncio.ensure_future(writing)
+        left = self._sink.unsent()
+        while True:
+            await asyncio.wait((future,), timeout=self._buffering.client_timeout_s)
+            if future.done():
+                future.result()
+                return True
+            before, left = left, self._sink.unsent()
+            if left >= before:
+                return False
 
     def _finish(self) -> None:
         if not self._over:

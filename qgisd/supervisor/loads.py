@@ -77,7 +77,8 @@ class Loads(Dispatch):
             self._start_zygote(zygote)
         else:
             # Did not come up in time. Its exit, which follows, is what counts.
-            self._out.append(e.EndZygote(number))
+            limit = f"{self.limits.zygote_timeout_s:g}"
+            self._out.append(e.EndZygote(number, f"not up within zygote_timeout_s = {limit}"))
 
     def _next_zygote(self) -> int:
         self._zygotes += 1

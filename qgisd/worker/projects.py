@@ -4,7 +4,9 @@ As `QgsConfigCache::project` does, but without its file watcher: that deletes th
 under a request when the file changes. Here a change is a new generation.
 """
 
-from typing import Any
+import zipfile
+from typing import IO, Any
+from xml.etree.ElementTree import ParseError, iterparse
 
 from qgis.core import Qgis, QgsProject, QgsProjectBadLayerHandler
 from qgis.server import QgsServerProjectUtils, QgsServerSettings
@@ -72,6 +74,7 @@ def load(path: str, settings: QgsServerSettings, strict: bool) -> tuple[QgsProje
     an error; otherwise such layers are reported and left out, as with
     QGIS_SERVER_IGNORE_BAD_LAYERS.
     """
+    _check_root(path)
     project = _new_project()
     handler = _BadLayers()
     project.setBadLayerHandler(handler)
@@ -94,6 +97,30 @@ def load(path: str, settings: QgsServerSettings, strict: bool) -> tuple[QgsProje
     providers = {layer.providerType() for layer in layers.values()}
     why = "; ".join(UNFORKABLE_PROVIDERS[name] for name in providers & set(UNFORKABLE_PROVIDERS))
     return project, Project(len(layers), bad, why)
+
+
+def _check_root(path: str) -> None:
+    """QgsProject.read takes any XML for an empty project: look at the root element first."""
+    try:
+        with _open_xml(path) as file:
+            for _, element in iterparse(file, events=("start",)):
+                if element.tag != "qgis":
+                    raise LoadError(f"the root element is <{element.tag}>: no QGIS project")
+                return
+    except (ParseError, zipfile.BadZipFile, KeyError) as error:
+        raise LoadError(f"not a QGIS project: {error}") from None
+    except OSError as error:
+        raise LoadError(f"cannot be read: {error.strerror}") from None
+
+
+def _open_xml(path: str) -> IO[bytes]:
+    if not path.endswith(".qgz"):
+        return open(path, "rb")
+    archive = zipfile.ZipFile(path)
+    inside = [name for name in archive.namelist() if name.endswith(".qgs")]
+    if not inside:
+        raise LoadError("the archive holds no .qgs")
+    return archive.open(inside[0])
 
 
 def _complaint(layer: Any) -> str:

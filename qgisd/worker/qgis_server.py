@@ -115,6 +115,20 @@ class QgisBackend:
             print(f"QGIS {tag}: {message}", file=sys.stderr)
 
 
+def _honest_status(status: int, body: bytes) -> int:
+    """The status that fits an answer whose fault is the client's and whose status hides that.
+
+    QGIS 3.22 says 200 for a SERVICE that it does not have, and 500 for a feature that is not
+    there; the body is left as it is.
+    """
+    start = body[:600]
+    if status == 200 and b'ServiceException code="Service configuration error"' in start:
+        return 400
+    if status == 500 and start.startswith(b"[{") and b"Invalid feature [" in start:
+        return 404
+    return status
+
+
 class _Response(QgsBufferServerResponse):  # type: ignore[misc]
     """Gathers what QGIS writes and passes it on in large pieces.
 
@@ -176,7 +190,10 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
         elif self.broken:
             self._answer.finish(500, [("Content-Type", "text/plain")], b"Internal Server Error")
         else:
-            self._answer.finish(self.statusCode() or 200, self._headers(), self._take())
+            status, data = self.statusCode() or 200, self._take()
+            if not self._begun:
+                status = _honest_status(status, data)
+            self._answer.finish(status, self._headers(), data)
 
     def _take(self) -> bytes:
         data = bytes(self.io().data()) or bytes(self.body())
