@@ -107,9 +107,14 @@ def projects(context: click.Context) -> None:
 
 @control.command()
 @click.argument("project")
+@click.option("--last-crash", is_flag=True, help="The last worker it lost over a request.")
 @click.pass_context
-def project(context: click.Context, project: str) -> None:
+def project(context: click.Context, project: str, last_crash: bool) -> None:
     """One project."""
+    if last_crash:
+        content = _call(context, "GET", ctl.project_path(project) + "/last-crash")
+        _show(context, content, ctl.crash_text(content))
+        return
     content = _call(context, "GET", ctl.project_path(project))
     _show(context, content, ctl.project_rows([content]))
 
@@ -144,6 +149,22 @@ def drop_project(context: click.Context, project: str) -> None:
     """Unload a project; the next request loads it again."""
     content = _call(context, "DELETE", ctl.project_path(project))
     _show(context, content, ctl.outcome_rows([content]))
+
+
+@control.command()
+@click.pass_context
+def slowlog(context: click.Context) -> None:
+    """Requests that were slow, or ended at their deadline, with what they were stuck in."""
+    content = _call(context, "GET", "/api/v1/slowlog")
+    _show(context, content, ctl.slow_rows(content))
+
+
+@control.command()
+@click.pass_context
+def health(context: click.Context) -> None:
+    """How the daemon itself is."""
+    content = _call(context, "GET", "/api/v1/health")
+    _show(context, content, "\n".join(f"{name}: {value}" for name, value in content.items()))
 
 
 @control.command("config")

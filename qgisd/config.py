@@ -154,6 +154,8 @@ class Pool(Section):
     breaker_failures: Count = 5
     breaker_window_s: Seconds = 60
     breaker_pause_s: Seconds = 10
+    slow_s: Seconds = 5
+    native_stacks: bool = False
     queue: Count = 200
     project_queue: Count = 50
     request_timeout_s: Seconds = 20

@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import shlex
 import socket
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -133,6 +135,39 @@ def project_rows(projects: list[dict[str, Any]]) -> str:
     columns = ("pool", "project", "state", "gen", "mode", "layers", "bad", "load_s", "memory",
                "workers", "queued", "requests", "errors", "pin")  # fmt: skip
     return "\n".join([table(rows, columns), *remarks])
+
+
+def crash_text(crash: dict[str, Any]) -> str:
+    """`ctl project NAME --last-crash`: what was lost, and the requests as commands to repeat."""
+    lines = [
+        f"{crash['project']}: worker {crash['worker']} ended at {_time(crash['when'])}: "
+        f"{crash['reason']}, {crash['detail']}",
+        "its last requests, oldest first; the last one was under way:",
+    ]
+    for seen in crash["requests"]:
+        words = ["curl", "-sS", "-H", f"X-Request-Id: {seen['request_id']}"]
+        if seen["method"] != "GET":
+            words += ["-X", seen["method"]]
+        if seen["body"]:
+            words += ["--data-binary", seen["body"]]
+        lines.append("  " + shlex.join([*words, seen["url"]]))
+    return "\n".join([*lines, *crash["stack"].splitlines()])
+
+
+def slow_rows(entries: list[dict[str, Any]]) -> str:
+    """`ctl slowlog`: newest last, stacks below their line."""
+    lines = []
+    for entry in entries:
+        lines.append(
+            f"{_time(entry['when'])} {entry['seconds']:.1f} s {entry['outcome']}: "
+            f"{entry['project']} {entry['request_class']} {entry['request_id']} {entry['url']}"
+        )
+        lines += [f"    {line}" for line in entry["stack"].splitlines()]
+    return "\n".join(lines) or "none"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def stats_text(pools: list[dict[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from qgisd import config as configuration
 from qgisd import log, sdnotify, wire
 from qgisd.config import Config, Loaded, Pool
 from qgisd.errors import StartError
+from qgisd.health import Health, raise_descriptor_limit
 from qgisd.http import limits, listen
 from qgisd.http.admin import AdminApp, make_api
 from qgisd.http.app import PublicApp, Route, Settings
@@ -97,6 +98,9 @@ class Daemon:
         sockets = runtime / "workers"
         sockets.mkdir(mode=0o700, exist_ok=True)
         self._router = Router(sockets, self._on_frames)
+        raise_descriptor_limit()
+        self._health = Health(sockets)
+        self._watching = asyncio.ensure_future(self._health.watch())
         for name, pool in self._config.all_pools().items():
             self._pools[name] = self._make_pool(name, pool, runtime)
         self._listen(public, admin)
@@ -127,6 +131,8 @@ class Daemon:
             Buffering(http.buffer, http.spool, None, http.client_timeout_s),
             pool.projects.check_interval_s,
             MemoryBudget(pool.memory, pool.memory_interval_s),
+            pool.slow_s,
+            pool.native_stacks,
             profile,
             environment,
             self._give_up,
@@ -160,7 +166,7 @@ class Daemon:
             for name, pool in self._config.all_pools().items()
         ]
         app = PublicApp(settings, routes)
-        api = make_api(self._pools, describe(self._loaded))
+        api = make_api(self._pools, describe(self._loaded), self._health.report)
         for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):
             server = HTTPServer(
                 delegate,

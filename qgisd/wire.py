@@ -77,9 +77,13 @@ class Stop(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """The worker waits for its first request."""
+    """The worker waits for its first request.
+
+    stack_fd: number of its descriptor into which SIGUSR1 writes its Python stack.
+    """
 
     pid: int
+    stack_fd: int
 
 
 class Head(Message, frozen=True):

@@ -131,6 +131,44 @@ class OneProject(_Handler):
         self.reply(await self.first(name, lambda service: service.drop(name)))
 
 
+class LastCrash(_Handler):
+    """GET: the last worker that a project lost over a request, and what it had been asked."""
+
+    async def get(self, name: str) -> None:
+        async def find(service: Service) -> Any:
+            key = (await service.resolve(name)).key
+            crash = service.last_crash(key)
+            if crash is None:
+                raise errors.ProjectNotFound(f"{key} has lost no worker over a request")
+            return {"pool": service.name, "project": key} | dataclasses.asdict(crash)
+
+        self.reply(await self.first(name, find))
+
+
+class SlowLog(_Handler):
+    """GET: requests that were slow, or ended at their deadline; oldest first."""
+
+    def get(self) -> None:
+        self.reply(
+            [
+                {"pool": service.name} | dataclasses.asdict(slow)
+                for service in self.chosen()
+                for slow in service.slowlog()
+            ]
+        )
+
+
+class Health(RequestHandler):
+    """GET: how the daemon itself is."""
+
+    def initialize(self, health: Callable[[], object]) -> None:
+        self.health = health
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(self.health()) + "\n")
+
+
 class Reload(_Handler):
     """POST: reload ?project=, or everything; answers when it is done, a row per project."""
 
@@ -155,7 +193,9 @@ class Effective(RequestHandler):
         self.finish(json.dumps(self.configuration) + "\n")
 
 
-def make_api(pools: Mapping[str, Service], configuration: object) -> Application:
+def make_api(
+    pools: Mapping[str, Service], configuration: object, health: Callable[[], object]
+) -> Application:
     """The REST API."""
     shared = {"pools": pools}
     return Application(
@@ -163,7 +203,10 @@ def make_api(pools: Mapping[str, Service], configuration: object) -> Application
             (r"/api/v1/stats", Stats, shared),
             (r"/api/v1/workers", Workers, shared),
             (r"/api/v1/projects", Projects, shared),
+            (r"/api/v1/projects/(.+)/last-crash", LastCrash, shared),
             (r"/api/v1/projects/(.+)", OneProject, shared),
+            (r"/api/v1/slowlog", SlowLog, shared),
+            (r"/api/v1/health", Health, {"health": health}),
             (r"/api/v1/reload", Reload, shared),
             (r"/api/v1/config", Effective, {"configuration": configuration}),
         ],

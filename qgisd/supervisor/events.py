@@ -285,6 +285,16 @@ class KillWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerEnded:
+    """For the record: why a worker is gone."""
+
+    worker: int
+    project: str
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """The job will run again; nothing of its first attempt was sent."""
 
@@ -348,6 +358,7 @@ Instruction = (
     | SendPing
     | StopWorker
     | KillWorker
+    | WorkerEnded
     | Retry
     | Fail
     | Abort

@@ -10,13 +10,16 @@ import tempfile
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from qgisd.errors import RequestError
 from qgisd.supervisor.model import ProjectRef
 from qgisd.supervisor.stats import PoolView
 from qgisd.wire import Headers
 from qgisd.words import RequestClass
+
+if TYPE_CHECKING:
+    from qgisd.supervisor.recorder import Crash, Slow
 
 #: Bytes written to a client at once.
 _PIECE = 256 << 10
@@ -93,6 +96,7 @@ class Exchange:
         self.number = number
         self.order = order
         self.worker = 0
+        self.since = asyncio.get_running_loop().time()
         self.status = 0
         self.sent = 0
         self._sink = sink
@@ -306,6 +310,12 @@ class Service(Protocol):
 
     def view(self) -> PoolView:
         """Its state, at this moment."""
+
+    def slowlog(self) -> "list[Slow]":
+        """The last slow requests, oldest first."""
+
+    def last_crash(self, project: str) -> "Crash | None":
+        """The last worker that a project lost over a request."""
 
     async def load(self, name: str, pin: bool) -> dict[str, object]:
         """Load a project and wait for it. Raises ProjectNotFound."""

@@ -245,6 +245,7 @@ class Machine(Pressure):
         reason = worker.reason or (Reason.BOOT if was is WorkerState.STARTING else Reason.CRASH)
         project.counters.ended[reason] = project.counters.ended.get(reason, 0) + 1
         del generation.workers[worker.id]
+        self._out.append(e.WorkerEnded(worker.id, worker.project, reason, event.detail))
         level = 30 if reason in (Reason.CRASH, Reason.BOOT, Reason.DEADLINE, Reason.PING) else 10
         self._note(
             level,

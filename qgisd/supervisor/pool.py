@@ -21,6 +21,7 @@ from qgisd.supervisor.catalog import Catalog, version_of
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import Job, Limits, ProjectRef
+from qgisd.supervisor.recorder import Crash, Recorder, Slow
 from qgisd.supervisor.stats import PoolView, view_of
 from qgisd.supervisor.transport import Router, identity_of
 from qgisd.supervisor.tree import Tree
@@ -49,6 +50,8 @@ class Pool:
         buffering: Buffering,
         check_interval_s: float,
         memory: MemoryBudget,
+        slow_s: float,
+        native_stacks: bool,
         home: Path,
         zygote_environment: Callable[[int, int], dict[str, str]],
         give_up: Callable[[str], None],
@@ -71,7 +74,17 @@ class Pool:
         self._next_job = 1
         self._known: dict[str, ProjectRef] = {}
         self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
-        self._tree = Tree(name, router.endpoint, home, zygote_environment, self._handle, self._log)
+        self.recorder = Recorder(slow_s)
+        self._tree = Tree(
+            name,
+            router.endpoint,
+            home,
+            zygote_environment,
+            self._handle,
+            self.recorder.autopsy,
+            native_stacks,
+            self._log,
+        )
         self._memory = memory
         self._tasks: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
@@ -86,6 +99,9 @@ class Pool:
             e.SendPing: self._send_ping,
             e.StopWorker: self._stop_worker,
             e.KillWorker: self._tree.kill_worker,
+            e.WorkerEnded: lambda do: self.recorder.ended(
+                do.worker, do.project, do.reason, do.detail
+            ),
             e.Retry: self._retry,
             e.Fail: lambda do: self._exchange(do.job, lambda exchange: exchange.fail(do.error)),
             e.Abort: lambda do: self._exchange(do.job, lambda exchange: exchange.abort(do.reason)),
@@ -213,6 +229,8 @@ class Pool:
 
     def _close_exchange(self, exchange: Exchange) -> None:
         if self._exchanges.pop(exchange.number, None) is not None:
+            elapsed = self._loop.time() - exchange.since
+            self.recorder.finished(exchange.worker, exchange.order, elapsed)
             # If the machine still has the job, its client is gone or its connection was cut.
             self._handle(e.Gone(exchange.number))
 
@@ -253,6 +271,7 @@ class Pool:
         elif isinstance(message, wire.Broken):
             self._handle(e.WorkerDone(worker, message.id, message.message or "broken"))
         elif isinstance(message, wire.Ready):
+            self._tree.worker_is_up(worker, message.stack_fd)
             self._handle(e.WorkerUp(worker, message.pid))
         else:
             self._handle(e.WorkerPong(worker))
@@ -293,6 +312,7 @@ class Pool:
             return  # its client left in this very moment; Gone is on its way
         order = exchange.order
         exchange.worker = do.worker
+        self.recorder.sent(do.worker, order)
         request = wire.Request(do.job, order.method, order.url, order.headers)
         if not self._router.send(self._identity(do.worker), request, order.body):
             self._handle(e.WorkerConfused(do.worker, "it is not connected"))
@@ -387,6 +407,12 @@ class Pool:
     def view(self) -> PoolView:
         ids = {number: exchange.order.request_id for number, exchange in self._exchanges.items()}
         return view_of(self.name, self._machine, self._loop.time(), ids, self._tree.started)
+
+    def slowlog(self) -> list[Slow]:
+        return list(self.recorder.slow)
+
+    def last_crash(self, project: str) -> Crash | None:
+        return self.recorder.crashes.get(project)
 
     async def load(self, name: str, pin: bool) -> dict[str, object]:
         ref = await self.resolve(name)

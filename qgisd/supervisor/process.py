@@ -36,6 +36,11 @@ class Child:
         """False once its exit was seen."""
         return self._pidfd >= 0
 
+    @property
+    def pidfd(self) -> int:
+        """Valid while `alive`."""
+        return self._pidfd
+
     def kill(self) -> None:
         """SIGKILL; nothing happens if it has ended."""
         if self._pidfd >= 0:

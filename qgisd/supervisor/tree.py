@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from qgisd import channel, wire
+from qgisd.supervisor import autopsy
 from qgisd.supervisor import events as e
 from qgisd.supervisor.process import Child, Control, Lifeline, start_zygote
 from qgisd.supervisor.transport import identity_of
+from qgisd.words import Reason
 
 
 class _Group:
@@ -60,6 +62,8 @@ class Tree:
         home: Path,
         zygote_environment: Callable[[int, int], dict[str, str]],
         emit: Callable[[e.Event], None],
+        on_autopsy: Callable[[int, str], None],
+        native_stacks: bool,
         log: logging.Logger,
     ) -> None:
         self._pool = pool
@@ -68,6 +72,10 @@ class Tree:
         self._loop = asyncio.get_running_loop()
         self._zygote_environment = zygote_environment
         self._emit = emit
+        self._on_autopsy = on_autopsy
+        self._native_stacks = native_stacks
+        self._stack_fds: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._log = log
         self._zygotes: dict[int, _Forker] = {}
         self._snapshots: dict[str, _Forker] = {}
@@ -242,13 +250,42 @@ class Tree:
     def kill_worker(self, do: e.KillWorker) -> None:
         token = wire.worker_token(do.worker)
         if token in self._workers:
-            self._workers[token][0].kill()
+            child = self._workers[token][0]
+            if do.reason is Reason.DEADLINE and do.worker in self._stack_fds:
+                task = self._loop.create_task(self._examine_and_kill(do.worker, child))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                child.kill()
         else:
             self._doomed.add(token)
             self._emit(e.WorkerDown(do.worker, "it never came up"))
 
+    def worker_is_up(self, worker: int, stack_fd: int) -> None:
+        """It can be asked for its stack now."""
+        self._stack_fds[worker] = stack_fd
+
+    async def _examine_and_kill(self, worker: int, child: Child) -> None:
+        """Its request is answered already, so there is time to learn what it was stuck in."""
+        # A descriptor of our own: the child's may be closed by its exit while a thread uses it.
+        pidfd = os.dup(child.pidfd)
+        try:
+            stack = await self._loop.run_in_executor(
+                None,
+                autopsy.examine,
+                child.pid,
+                pidfd,
+                self._stack_fds[worker],
+                self._native_stacks,
+            )
+            self._on_autopsy(worker, stack)
+        finally:
+            os.close(pidfd)
+            child.kill()
+
     def _worker_exited(self, token: str, code: int | None) -> None:
         child, group = self._workers.pop(token)
+        self._stack_fds.pop(wire.parse_worker_token(token), None)
         group.leave(token)
         own = self._home / wire.WORKER_FOLDERS / str(child.pid)
         if own.exists():

@@ -4,7 +4,9 @@ The loop knows nothing of QGIS: a backend answers. It leaves by os._exit, as unw
 politely close connections that belong to the snapshot (rule 3).
 """
 
+import faulthandler
 import os
+import signal
 import sys
 import time
 from typing import NoReturn
@@ -36,7 +38,10 @@ def run_worker(backend: Backend, settings: ZygoteSettings, order: wire.ForkWorke
     dealer.setsockopt(zmq.LINGER, 1000)
     dealer.setsockopt(zmq.SNDHWM, 0)  # bounded by credit, not by message count
     dealer.connect(order.endpoint)
-    dealer.send(wire.encode(wire.Ready(os.getpid())))
+    # A file in memory, for faulthandler: a worker stuck in C++ can still say where.
+    stack_fd = os.memfd_create("stack")
+    faulthandler.register(signal.SIGUSR1, stack_fd, all_threads=False)
+    dealer.send(wire.encode(wire.Ready(os.getpid(), stack_fd)))
     worker = _Worker(backend, dealer, settings.window)
     try:
         while True:

@@ -1,0 +1,54 @@
+"""How the daemon itself is: whether its loop turns, and whether it runs out of descriptors."""
+
+import asyncio
+import logging
+import os
+import resource
+from collections import deque
+from pathlib import Path
+
+_log = logging.getLogger("qgisd.health")
+_TICK_S = 0.1
+#: Lag that is worth a line in the log: no callback may take that long.
+_WORTH_SAYING_S = 0.25
+#: Ticks remembered: a minute.
+_REMEMBERED = 600
+
+
+class Health:
+    """Watches from inside the loop; `report` says what it saw."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lags: deque[float] = deque(maxlen=_REMEMBERED)
+
+    async def watch(self) -> None:
+        """Runs as long as the daemon."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            lag = loop.time() - due
+            self._lags.append(lag)
+            if lag > _WORTH_SAYING_S:
+                _log.warning("the event loop was held up for %.0f ms", lag * 1000)
+
+    def report(self) -> dict[str, object]:
+        """Lag of the loop in the last minute, descriptors, and whether the socket folder is there.
+
+        Workers connect through that folder: without it (a cleaner of /tmp) no worker comes up.
+        """
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return {
+            "loop_lag_ms": round(max(self._lags, default=0.0) * 1000, 1),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "descriptor_limit": soft,
+            "socket_folder": self._folder.is_dir(),
+        }
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as we may have: each connection, worker and snapshot needs some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,116 @@
+"""What was asked before things went wrong: the last requests of each worker, and the slow log.
+
+Bounded in number and size. Nothing here decides anything; `ctl slowlog` and
+`ctl project NAME --last-crash` read it.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from qgisd.log import redact
+from qgisd.supervisor.exchange import Order
+from qgisd.words import Reason
+
+_PER_WORKER = 10
+_SLOW_KEPT = 200
+#: Bytes of a body that are kept: enough for a filter.
+_BODY = 16 << 10
+#: Kept out of what is shown: they let whoever reads it in.
+_SECRET_HEADERS = ("authorization", "cookie")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request, such that it can be asked again."""
+
+    request_id: str
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: str
+
+    @classmethod
+    def of(cls, order: Order) -> "Seen":
+        """Without secrets, and with as much of the body as is kept."""
+        headers = [pair for pair in order.headers if pair[0].lower() not in _SECRET_HEADERS]
+        body = order.body[:_BODY].decode("utf-8", "replace")
+        return cls(order.request_id, order.method, redact(order.url), headers, redact(body))
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A worker that was lost over a request, and what it had been asked, oldest first."""
+
+    when: float
+    worker: int
+    reason: str
+    detail: str
+    requests: list[Seen]
+    stack: str
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A request that took longer than it should, or was ended for that."""
+
+    when: float
+    request_id: str
+    project: str
+    request_class: str
+    url: str
+    seconds: float
+    outcome: str
+    worker: int
+    stack: str = ""
+
+
+@dataclass
+class Recorder:
+    """Of one pool."""
+
+    #: Seconds from which on a request is slow.
+    slow_s: float
+    slow: deque[Slow] = field(default_factory=lambda: deque(maxlen=_SLOW_KEPT))
+    crashes: dict[str, Crash] = field(default_factory=dict)
+    _last: dict[int, deque[Order]] = field(default_factory=dict)
+    _stacks: dict[int, str] = field(default_factory=dict)
+
+    def sent(self, worker: int, order: Order) -> None:
+        """A request goes to a worker."""
+        self._last.setdefault(worker, deque(maxlen=_PER_WORKER)).append(order)
+
+    def autopsy(self, worker: int, stack: str) -> None:
+        """What a worker was doing when it was about to be killed."""
+        self._stacks[worker] = redact(stack)
+
+    def ended(self, worker: int, project: str, reason: Reason, detail: str) -> None:
+        """A worker is gone; over a request if `reason` says so."""
+        orders = self._last.pop(worker, None)
+        stack = self._stacks.pop(worker, "")
+        if not orders or reason not in (Reason.CRASH, Reason.DEADLINE, Reason.MEMORY):
+            return
+        seen = [Seen.of(order) for order in orders]
+        self.crashes[project] = Crash(time.time(), worker, reason.value, detail, seen, stack)
+        if reason is Reason.DEADLINE:
+            last = orders[-1]
+            self.slow.append(
+                Slow(
+                    time.time(), last.request_id, project, last.cls.value, redact(last.url),
+                    last.timeout_s, "killed at its deadline", worker, stack,
+                )
+            )  # fmt: skip
+
+    def finished(self, worker: int, order: Order, seconds: float) -> None:
+        """A request has come to its end, `seconds` after it came in."""
+        if seconds >= self.slow_s:
+            self.slow.append(
+                Slow(
+                    time.time(), order.request_id, order.ref.key, order.cls.value,
+                    redact(order.url), round(seconds, 3), "answered", worker,
+                )
+            )  # fmt: skip
+
+    def forget(self, project: str) -> None:
+        """The project has another file now."""
+        self.crashes.pop(project, None)
