@@ -59,6 +59,8 @@ def receive(end: socket.socket) -> tuple[bytes, list[int]]:
             whole = len(content) - len(content) % descriptors.itemsize
             descriptors.frombytes(content[:whole])
     if not data:
+        for descriptor in descriptors:
+            os.close(descriptor)
         raise ChannelClosed("closed")
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         for descriptor in descriptors:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from qgisd.errors import ConfigError, Problem
+from qgisd.words import RequestClass
 
 try:
     import tomllib
@@ -130,6 +131,14 @@ class Projects(Section):
         return value
 
 
+class Override(Section):
+    """What differs for the projects that a pattern names; None means as in the pool."""
+
+    workers: Count | None = None
+    queue: Count | None = None
+    request_timeout_s: Seconds | None = None
+
+
 class Qgis(Section):
     """The environment of QGIS."""
 
@@ -160,6 +169,7 @@ class Pool(Section):
     project_queue: Count = 50
     request_timeout_s: Seconds = 20
     print_timeout_s: Seconds = 120
+    class_timeouts_s: dict[RequestClass, Seconds] = {}
     stream_timeout_s: Seconds = 20
     zygote_timeout_s: Seconds = 120
     load_timeout_s: Seconds = 600
@@ -172,6 +182,8 @@ class Pool(Section):
     ping_timeout_s: Seconds = 5
     backoff_limit_s: Seconds = 60
     snapshot: bool = True
+    #: Pattern of project keys, as in "tenant/*" → what differs; the first that fits counts.
+    overrides: dict[str, Override] = {}
     projects: Projects = Projects()
     qgis: Qgis = Qgis()
 
@@ -240,7 +252,10 @@ def load(
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        problems += [_problem(detail, sources, path) for detail in error.errors()]
+        for detail in error.errors():
+            problem = _problem(detail, sources, path)
+            if problem not in problems:  # once, not for each pool that inherits it
+                problems.append(problem)
         raise ConfigError(problems) from None
     problems += _contradictions(config, path)
     if problems:
@@ -317,6 +332,9 @@ def _inherit(tree: dict[str, Any]) -> None:
 
 def _problem(detail: Any, sources: dict[str, str], path: Path | None) -> Problem:
     key = ".".join(str(part) for part in detail["loc"])
+    inherited = re.sub(r"^pools\.[^.]+\.", "pool.", key)
+    if key not in sources and inherited in sources:
+        key = inherited
     where = sources.get(key) or (f"file {path}" if path else "defaults")
     if detail["type"] == "extra_forbidden":
         return Problem(f"{where}, {key}", "there is no such key")

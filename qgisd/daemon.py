@@ -11,6 +11,8 @@ import shutil
 import signal
 import socket
 import sys
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from tornado.httpserver import HTTPServer
@@ -31,6 +33,7 @@ from qgisd.supervisor.pool import MemoryBudget
 from qgisd.supervisor.pool import Pool as RunningPool
 from qgisd.supervisor.process import become_subreaper
 from qgisd.supervisor.transport import Router, parse_identity
+from qgisd.words import RequestClass
 from qgisd.worker_settings import ZygoteSettings
 
 _log = logging.getLogger("qgisd")
@@ -162,7 +165,7 @@ class Daemon:
             limits.Limits(**self._config.limits.model_dump()),
         )
         routes = [
-            Route(pool.route, self._pools[name], pool.request_timeout_s, pool.print_timeout_s)
+            Route(pool.route, self._pools[name], partial(timeout_of, pool))
             for name, pool in self._config.all_pools().items()
         ]
         app = PublicApp(settings, routes)
@@ -241,8 +244,24 @@ def limits_of(pool: Pool) -> Limits:
         breaker_failures=pool.breaker_failures,
         breaker_window_s=pool.breaker_window_s,
         breaker_pause_s=pool.breaker_pause_s,
+        overrides=tuple(
+            (pattern, override.workers, override.queue)
+            for pattern, override in pool.overrides.items()
+        ),
         backoff_limit_s=pool.backoff_limit_s,
     )
+
+
+def timeout_of(pool: Pool, project: str, cls: RequestClass) -> float:
+    """Seconds until an answer must have begun: by class, else by project, else the pool's."""
+    if cls in pool.class_timeouts_s:
+        return pool.class_timeouts_s[cls]
+    if cls is RequestClass.PRINT:
+        return pool.print_timeout_s
+    for pattern, override in pool.overrides.items():
+        if fnmatchcase(project, pattern) and override.request_timeout_s is not None:
+            return override.request_timeout_s
+    return pool.request_timeout_s
 
 
 def zygote_environment(

@@ -10,7 +10,8 @@ import sys
 from datetime import datetime, timezone
 
 _SECRET = re.compile(
-    r"(?i)\b(password|passwd|pwd|authcfg|token|secret|user(?:name)?)(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s'\"&;]+)"
+    r"""(?ix) \b (password|passwd|pwd|authcfg|token|secret|user(?:name)?) (["']?\s*[=:]\s*)
+    ( '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^\s'"&;]+ )"""
 )
 _URL_PASSWORD = re.compile(r"(?<=//)[^/\s:@]+:[^/\s@]+(?=@)")
 #: Fields of a record that a request line carries besides its message.
@@ -29,7 +30,9 @@ class _Text(logging.Formatter):
         when = (
             datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
         )
-        text = f"{when} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
+        # One event, one line: what a client or a provider wrote must not look like another event.
+        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        text = f"{when} {record.levelname.lower():7} {record.name}: {message}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return redact(text)

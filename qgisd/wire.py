@@ -226,7 +226,25 @@ _VERSION_BYTE = bytes([VERSION])
 
 def encode(message: Message) -> bytes:
     """One header. Raises nothing: all messages are ours."""
-    return _VERSION_BYTE + _encoder.encode(message)
+    try:
+        return _VERSION_BYTE + _encoder.encode(message)
+    except UnicodeEncodeError:
+        # A file name that is not UTF-8, in some error's text.
+        return _VERSION_BYTE + _encoder.encode(_printable(message))
+
+
+def _printable(content: Any) -> Any:
+    """`content` with what UTF-8 cannot hold replaced by question marks."""
+    if isinstance(content, str):
+        return content.encode("utf-8", "replace").decode()
+    if isinstance(content, msgspec.Struct):
+        fields = (getattr(content, name) for name in content.__struct_fields__)
+        return type(content)(*map(_printable, fields))
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_printable, content))
+    if isinstance(content, dict):
+        return {_printable(key): _printable(value) for key, value in content.items()}
+    return content
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[Any]", header: bytes, limit: int) -> Any:
@@ -236,7 +254,7 @@ def _decode(decoder: "msgspec.msgpack.Decoder[Any]", header: bytes, limit: int) 
         raise WireError(f"a frame of version {header[:1]!r}; this is version {VERSION}")
     try:
         return decoder.decode(memoryview(header)[1:])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"a frame that does not decode: {error}") from None
 
 

@@ -46,8 +46,8 @@ class Route:
 
     prefix: str
     service: Service
-    request_timeout_s: float
-    print_timeout_s: float
+    #: Seconds until an answer must have begun, by project key and class.
+    timeout_s: Callable[[str, RequestClass], float]
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,12 @@ class PublicApp(HTTPServerConnectionDelegate):
 
     def body_too_large(self, connection: Connection) -> None:
         """Answer 413, in the form of the protocol asked for."""
-        connection.form = self._form_of(connection)
         connection.fail(errors.BodyTooLarge(f"a body has at most {self.max_body} bytes here"))
 
     def serve(self, connection: Connection) -> None:
         """All of it has come: answer, or order an answer."""
         try:
             if len(connection.path) + len(connection.query) > self._settings.max_url:
-                connection.form = self._form_of(connection)
                 raise errors.UrlTooLong(
                     f"a URL has at most {self._settings.max_url} bytes here; send a POST form"
                 )
@@ -167,7 +165,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             _log.exception("request %s", connection.request_id)
             connection.fail(errors.Unavailable("internal error"))
 
-    def _form_of(self, connection: Connection) -> str:
+    def form_of(self, connection: Connection) -> str:
         """The error form by what can be told from the URL alone."""
         if "/ows" not in connection.path:
             return ""
@@ -214,7 +212,6 @@ class PublicApp(HTTPServerConnectionDelegate):
             connection.head(200, headers, b"", 0)
 
     def _serve_ows(self, connection: Connection, route: Route, project: str) -> None:
-        connection.form = self._form_of(connection)
         self._check_method(connection, "ows")
         if connection.method == "OPTIONS":
             return
@@ -238,7 +235,6 @@ class PublicApp(HTTPServerConnectionDelegate):
             body = limits.clamp_xml(body, request.attributes, most)
         elif not body:
             query = limits.clamp_query(query, parameters, most)
-        is_print = request.cls is RequestClass.PRINT
         self._order(
             connection,
             route,
@@ -248,7 +244,6 @@ class PublicApp(HTTPServerConnectionDelegate):
             body,
             request.cls,
             request.idempotent,
-            route.print_timeout_s if is_print else route.request_timeout_s,
         )
 
     def _serve_api(self, connection: Connection, route: Route, below: str) -> None:
@@ -274,7 +269,6 @@ class PublicApp(HTTPServerConnectionDelegate):
             connection.body if writes else b"",
             RequestClass.WRITE if writes else RequestClass.API,
             not writes,
-            route.request_timeout_s,
         )
 
     def _project_of(self, connection: Connection, parameters: dict[str, str]) -> str:
@@ -295,12 +289,11 @@ class PublicApp(HTTPServerConnectionDelegate):
         body: bytes,
         cls: RequestClass,
         idempotent: bool,
-        timeout_s: float,
     ) -> None:
         base = forwarded.public_base(
             connection.headers, connection.trusted, "http", self._settings.fallback_host
         )
-        headers = forwarded.believed(connection.headers, connection.trusted)
+        headers = forwarded.believed(connection.headers, connection.trusted, base)
         depth = forwarded.depth(connection.headers)
         if depth > MOST_DEPTH:
             raise errors.LoopDetected(f"projects that draw each other {depth} levels deep")
@@ -310,7 +303,8 @@ class PublicApp(HTTPServerConnectionDelegate):
         def submit(ref: ProjectRef) -> None:
             connection.project = ref.key
             order = Order(
-                ref, method, base + target, headers, body, cls, idempotent, timeout_s,
+                ref, method, base + target, headers, body, cls, idempotent,
+                route.timeout_s(ref.key, cls),
                 connection.request_id, depth,
             )  # fmt: skip
             exchange = route.service.submit(order, connection)

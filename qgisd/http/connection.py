@@ -49,10 +49,10 @@ class Connection(HTTPMessageDelegate):
         self._too_large = False
         self._head_only = False
         self._answered = False
+        self._form: str | None = None
         self.peer = ""
         self.trusted = False
         self.request_id = ""
-        self.form = ""
         self.method = ""
         self.path = ""
         self.query = ""
@@ -64,6 +64,17 @@ class Connection(HTTPMessageDelegate):
         self.status = 0
         self.project = ""
         self.request_class = ""
+
+    @property
+    def form(self) -> str:
+        """Which form an error takes (errors.ows_form), by what can be told from the URL."""
+        if self._form is None:
+            self._form = self._app.form_of(self)
+        return self._form
+
+    @form.setter
+    def form(self, form: str) -> None:
+        self._form = form
 
     # what comes in (HTTPMessageDelegate)
 

@@ -5,6 +5,7 @@ WCS, WMTS: OWS Common 1.0 and 1.1). Everything else: application/problem+json, R
 """
 
 import json
+import re
 from xml.sax.saxutils import escape, quoteattr
 
 from qgisd import errors
@@ -24,6 +25,9 @@ _STATUS: dict[type[errors.RequestError], tuple[int, str, str]] = {
     errors.LoopDetected: (508, "NoApplicableCode", "Loop detected"),
     errors.DeadlineExceeded: (504, "NoApplicableCode", "Deadline exceeded"),
 }
+
+#: What XML 1.0 does not allow, section 2.2.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
@@ -70,7 +74,7 @@ def ows_form(service: str, version: str) -> str:
 
 def _xml(form: str, code: str, text: str) -> tuple[str, str]:
     head = '<?xml version="1.0" encoding="UTF-8"?>\n'
-    code, text = quoteattr(code), escape(text)
+    code, text = quoteattr(code), escape(_NOT_XML.sub("?", text))
     exception = f"<ServiceException code={code}>{text}</ServiceException>"
     if form == "wms-1.3":
         return "text/xml; charset=utf-8", (

@@ -19,6 +19,10 @@ _HOP_BY_HOP = {
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
     "transfer-encoding", "upgrade", "expect", "content-length",
 }  # fmt: skip
+_IN_THE_URL = {
+    "host", "forwarded", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port",
+    "x-forwarded-prefix",
+}  # fmt: skip
 _IDENTITY_PREFIXES = ("x-qgis-", "x-lizmap-", "x-forwarded-", "x-request-id")
 _DEPTH = re.compile(DEPTH_AGENT + r"/(\d{1,3})")
 _HOST = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?$")
@@ -41,24 +45,37 @@ class Trust:
             return self._unix
         known = self._answers.get(peer)
         if known is None:
-            address = ip_address(peer.partition("%")[0])
-            known = any(address in network for network in self._networks)
+            known = self._is_listed(peer)
             if len(self._answers) < 1024:
                 self._answers[peer] = known
         return known
 
+    def _is_listed(self, peer: str) -> bool:
+        try:
+            address = ip_address(peer.partition("%")[0])
+        except ValueError:
+            return False
+        # A client that comes by IPv4 to a listener for both.
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._networks)
 
-def believed(headers: HTTPHeaders, trusted: bool) -> list[tuple[str, str]]:
-    """The headers that QGIS may see, in canonical case, empty ones included."""
+
+def believed(headers: HTTPHeaders, trusted: bool, base: str) -> list[tuple[str, str]]:
+    """The headers that QGIS may see, in canonical case, empty ones included.
+
+    Host is that of `base`, what `public_base` says: QGIS builds addresses from its URL and from
+    headers, and reads Forwarded in its own way; here they say the same, and it is said once.
+    """
     kept = []
     for name, value in headers.get_all():
         # With underscores too: whoever reads headers as CGI does takes them for the same.
         lower = name.lower().replace("_", "-")
-        if lower in _HOP_BY_HOP:
+        if lower in _HOP_BY_HOP or lower in _IN_THE_URL:
             continue
         if not trusted and (lower == "forwarded" or lower.startswith(_IDENTITY_PREFIXES)):
             continue
         kept.append((name, value))
+    kept.append(("Host", base.partition("://")[2].partition("/")[0]))
     return kept
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
+from xml.parsers import expat
 
 from qgisd.errors import BadRequest, Forbidden
 
@@ -107,29 +108,52 @@ def _clamped(
     return out
 
 
-_ROOT_TAG = re.compile(rb"<(?![?!])[^<>\"']*(?:\"[^\"]*\"[^<>\"']*|'[^']*'[^<>\"']*)*>")
 _COUNT_ATTRIBUTE = re.compile(rb"(\s)(maxFeatures|count)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
 
 
 def clamp_xml(body: bytes, attributes: Mapping[str, str], features: int) -> bytes:
     """The XML of a WFS GetFeature with maxFeatures (count from 2.0 on) at most `features`.
 
-    body is well-formed (ows.inspect_xml has seen it); attributes are those of its root.
+    body is well-formed (ows.inspect_xml has seen it); attributes are those of its root. Raises
+    BadRequest where it is in an encoding that bytes cannot be written into.
     """
     if not features:
         return body
-    match = _ROOT_TAG.search(body)
-    if match is None:
-        return body
-    tag = match[0]
     given = [attributes[name] for name in ("maxFeatures", "count") if name in attributes]
+    numbers = [_INTEGER.match(value) for value in given]
+    if given and all(number is not None and int(number[1]) <= features for number in numbers):
+        return body
+    start, end = _root_tag(body)
+    tag = body[start:end]
+    if not tag.startswith(b"<") or b"\0" in tag:
+        raise BadRequest("send the XML in UTF-8")
     if given:
-        number = _INTEGER.match(given[0])
-        if number is not None and int(number[1]) <= features:
-            return body
         tag = _COUNT_ATTRIBUTE.sub(b'\\1\\2\\3"%d"' % features, tag)
     else:
         name = b"count" if attributes.get("version", "").startswith("2") else b"maxFeatures"
-        end = -2 if tag.endswith(b"/>") else -1
-        tag = tag[:end] + b' %s="%d"' % (name, features) + tag[end:]
-    return body[: match.start()] + tag + body[match.end() :]
+        close = -2 if tag.endswith(b"/>") else -1
+        tag = tag[:close] + b' %s="%d"' % (name, features) + tag[close:]
+    return body[:start] + tag + body[end:]
+
+
+def _root_tag(body: bytes) -> tuple[int, int]:
+    """Where the root's start tag begins and ends, told by the parser: comments may look like it."""
+    parser = expat.ParserCreate()
+    found: list[int] = []
+
+    def start(*_: object) -> None:
+        if not found:
+            found.append(parser.CurrentByteIndex)
+
+    parser.StartElementHandler = start
+    parser.Parse(body, True)
+    quote = 0
+    for index in range(found[0], len(body)):
+        byte = body[index]
+        if quote:
+            quote = 0 if byte == quote else quote
+        elif byte in b"\"'":
+            quote = byte
+        elif byte == ord(">"):
+            return found[0], index + 1
+    return found[0], found[0]

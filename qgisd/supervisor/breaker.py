@@ -65,7 +65,7 @@ class Breaker:
         A request that is tried twice counts once. Among many that succeed, a few that fail are no
         reason to refuse all: kills are cheap.
         """
-        if self._failures and self._failures[-1][1] == request:
+        if any(seen == request for _, seen, _ in self._failures):
             return False
         self._failures.append((now, request, self._successes))
         if self.state is B.OPEN:

@@ -49,6 +49,7 @@ class Catalog:
         if (
             not segments
             or len(name) > _LONGEST
+            or not _encodes(name)
             or "\0" in name
             or "\\" in name
             or any(segment in (".", "..") or ":" in segment for segment in segments)
@@ -78,6 +79,14 @@ class Catalog:
                 below = os.path.relpath(candidate, top)
                 return ProjectRef("/".join([*root.prefix, below]), candidate, version)
         return None
+
+
+def _encodes(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except ValueError:
+        return False
+    return True
 
 
 def version_of(path: str) -> Version | None:

@@ -26,7 +26,7 @@ class Core:
         self._jitter = jitter
         self.now = 0.0
         self.timers = Timers()
-        self.queue = Queues(MOST_DEPTH + 1, limits.queue, limits.project_queue)
+        self.queue = Queues(MOST_DEPTH + 1, limits.queue)
         self.projects: dict[str, Project] = {}
         self.workers: dict[int, Worker] = {}
         self.jobs: dict[int, Job] = {}
@@ -46,9 +46,6 @@ class Core:
         #: Keys of projects with a generation that is coming, in the order of their turns.
         self.coming: dict[str, None] = {}
         self._out: list[e.Instruction] = []
-
-    def _cap(self) -> int:
-        return self.limits.project_workers
 
     def _generation_of(self, worker: Worker) -> Generation:
         for generation in self.projects[worker.project].generations():

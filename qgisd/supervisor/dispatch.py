@@ -45,7 +45,7 @@ class Dispatch(Core):
             for worker in generation.workers.values()
         )
         idle = next(project.serving.in_state(WorkerState.IDLE), None)
-        return idle is not None and busy < self._cap() + depth
+        return idle is not None and busy < project.cap + depth
 
     def _cost(self, key: str, cls: RequestClass) -> float:
         return self.projects[key].cost.get(cls, policy.DEFAULT_COST_S)
@@ -76,5 +76,5 @@ class Dispatch(Core):
             return
         live = generation.live()
         free = sum(1 for _ in generation.in_state(WorkerState.STARTING, WorkerState.IDLE))
-        for _ in range(policy.workers_wanted(waiting, live, free, self._cap() + depth)):
+        for _ in range(policy.workers_wanted(waiting, live, free, project.cap + depth)):
             self._fork_worker(generation)

@@ -87,7 +87,8 @@ class Loads(Dispatch):
     # projects
 
     def _adopt(self, ref: ProjectRef) -> Project:
-        project = Project(ref.key, ref.path, ref.version, since=self.now)
+        cap, room = policy.project_limits(ref.key, self.limits)
+        project = Project(ref.key, ref.path, ref.version, cap, room, since=self.now)
         self.projects[ref.key] = project
         return project
 
@@ -204,7 +205,7 @@ class Loads(Dispatch):
         if project.coming is not None:
             if project.coming.version == project.version and reason is not Reason.RELOAD:
                 return
-            self._cancel(project, project.coming, "overtaken by a newer version", Reason.RELOAD)
+        before = project.coming
         self._generations += 1
         project.newest = self._generations
         self.coming[project.key] = None
@@ -212,6 +213,8 @@ class Loads(Dispatch):
             project.newest, project.key, project.path, project.version, reason, self.now
         )
         project.counters.loads += 1
+        if before is not None:
+            self._cancel(project, before, "overtaken by a newer version", Reason.RELOAD)
 
     def _start_loads(self) -> None:
         """Let waiting loads begin: first those that requests wait for, then in order."""
@@ -252,7 +255,7 @@ class Loads(Dispatch):
         wanted = max(wanted, 1 if project.pinned or self.queue.waiting(project.key) else 0)
         if wanted == 0:
             self._switch(project, generation)
-        for _ in range(min(wanted, self._cap())):
+        for _ in range(min(wanted, project.cap)):
             self._fork_worker(generation)
 
     def _switch(self, project: Project, generation: Generation) -> None:
@@ -335,7 +338,7 @@ class Loads(Dispatch):
         generation.state = advance(GENERATION, generation.state, "fail", project.key)
         if generation is project.serving:
             project.serving = None
-        else:
+        elif generation is project.coming:
             project.coming = None
             self.coming.pop(project.key, None)
         self._end_snapshot(generation, reason)

@@ -86,13 +86,13 @@ class Machine(Pressure):
         refusal = self._refusal(project, ref, job.id)
         if refusal is None:
             try:
-                self.queue.push(job)
+                self.queue.push(job, project.room)
             except Unavailable as full:
                 if project.breaker is not None:
                     project.breaker.abandoned(job.id)
                 waiting = self.queue.waiting(ref.key) or self.queue.length
                 cost = project.cost.get(job.cls, policy.DEFAULT_COST_S)
-                full.retry_after = policy.retry_after(waiting, cost, self._cap())
+                full.retry_after = policy.retry_after(waiting, cost, project.cap)
                 refusal = full
         if refusal is not None:
             project.counters.errors += 1
@@ -150,7 +150,7 @@ class Machine(Pressure):
         cost = project.cost.get(job.cls, policy.DEFAULT_COST_S)
         return Unavailable(
             f"waited {self.now - job.arrived:.1f} s for a worker",
-            policy.retry_after(waiting, cost, self._cap()),
+            policy.retry_after(waiting, cost, project.cap),
         )
 
     def _fail(self, job: Job, error: RequestError) -> None:
@@ -263,7 +263,7 @@ class Machine(Pressure):
             self._count_boot_failure(project, generation, event.detail)
         elif reason in (Reason.CRASH, Reason.DEADLINE, Reason.DISCONNECT, Reason.PING):
             # At once, whether or not anybody waits: the next request should find one ready.
-            if generation is project.serving and generation.live() < self._cap():
+            if generation is project.serving and generation.live() < project.cap:
                 self._fork_worker(generation)
         self._maybe_end(project, generation)
 
@@ -293,9 +293,10 @@ class Machine(Pressure):
         elif job.idempotent and job.attempts < ATTEMPTS:
             job.state = advance(JOB, job.state, "requeue", job.id)
             job.worker = 0
-            self.projects[job.project].counters.retried += 1
-            self.queue.push(job, front=True)
-            self._need_generation(self.projects[job.project])
+            project = self.projects[job.project]
+            project.counters.retried += 1
+            self.queue.push(job, project.room, front=True)
+            self._need_generation(project)
             self._out.append(e.Retry(job.id))
         else:
             self._fail(job, WorkerLost("the process that worked on this request died"))

@@ -57,6 +57,8 @@ class Limits:
     breaker_pause_s: float
     #: Longest pause between attempts to start or load what failed.
     backoff_limit_s: float
+    #: Pattern of keys → workers and queue of the projects it fits, None as for all.
+    overrides: tuple[tuple[str, int | None, int | None], ...] = ()
 
 
 @dataclass(slots=True)
@@ -161,6 +163,9 @@ class Project:
     key: str
     path: str
     version: Version
+    #: Workers it may have busy, and requests waiting.
+    cap: int = 1
+    room: int = 1
     pinned: bool = False
     #: The number of the newest generation.
     newest: int = 0

@@ -4,6 +4,9 @@ Nothing here sees a process, a clock or a live record's owner.
 """
 
 import math
+from fnmatch import fnmatchcase
+
+from qgisd.supervisor.model import Limits
 
 #: Weight of the newest measurement in a moving average of request costs.
 _NEWEST = 0.2
@@ -54,6 +57,14 @@ def effective_budget(configured: int, cgroup: int | None) -> int:
     """Bytes a pool may have: its own limit, and no more than nine tenths of the cgroup's, as
     reaching that one gets a process killed that we did not choose."""
     return configured if cgroup is None else min(configured, cgroup * 9 // 10)
+
+
+def project_limits(key: str, limits: Limits) -> tuple[int, int]:
+    """Workers a project may have busy, and requests waiting: the first override that fits."""
+    for pattern, workers, queue in limits.overrides:
+        if fnmatchcase(key, pattern):
+            return workers or limits.project_workers, queue or limits.project_queue
+    return limits.project_workers, limits.project_queue
 
 
 def served_enough(served: int, limit: int, worker: int) -> bool:

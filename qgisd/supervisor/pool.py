@@ -17,17 +17,15 @@ from qgisd import wire
 from qgisd.errors import ProjectNotFound, WireError
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy, watchdog
-from qgisd.supervisor.catalog import Catalog, version_of
+from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
+from qgisd.supervisor.files import ProjectFiles
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import Job, Limits, ProjectRef
 from qgisd.supervisor.recorder import Crash, Recorder, Slow
 from qgisd.supervisor.stats import PoolView, view_of
 from qgisd.supervisor.transport import Router, identity_of
 from qgisd.supervisor.tree import Tree
-
-#: MAP strings remembered with what they resolved to.
-_KNOWN = 4096
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,11 @@ class Pool:
         self._log = logging.getLogger(f"qgisd.pool.{name}")
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(limits, random.random)
-        self._catalog = catalog
+        self._files = ProjectFiles(
+            catalog, check_interval_s, self._machine.projects, self._handle, self._log
+        )
         self._router = router
         self._buffering = buffering
-        self._check_interval_s = check_interval_s
         self._give_up = give_up
         self._inbox: deque[e.Event] = deque()
         self._handling = False
@@ -72,7 +71,6 @@ class Pool:
         self._armed_for = 0.0
         self._exchanges: dict[int, Exchange] = {}
         self._next_job = 1
-        self._known: dict[str, ProjectRef] = {}
         self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
         self.recorder = Recorder(slow_s)
         self._tree = Tree(
@@ -88,7 +86,6 @@ class Pool:
         self._memory = memory
         self._tasks: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
-        self._missed: dict[str, int] = {}
         self._performers: dict[type, Callable[[Any], None]] = {
             e.StartZygote: self._tree.start_zygote,
             e.EndZygote: self._tree.end_zygote,
@@ -115,10 +112,9 @@ class Pool:
 
     def start(self, pinned: list[str]) -> None:
         """Begin: zygote, pinned projects, and the watch on project files."""
-        self._pinned = list(pinned)
         self._handle(e.Started())
         self._tasks = [
-            self._loop.create_task(self._watch_projects()),
+            self._loop.create_task(self._files.watch(pinned)),
             self._loop.create_task(self._watch_memory()),
         ]
 
@@ -195,14 +191,10 @@ class Pool:
         return self._tree.started.api_root if self._tree.started else "/wfs3"
 
     def known(self, name: str) -> ProjectRef | None:
-        return self._known.get(name)
+        return self._files.known(name)
 
     async def resolve(self, name: str) -> ProjectRef:
-        ref = await self._loop.run_in_executor(None, self._catalog.resolve, name)
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        self._known[name] = ref
-        return ref
+        return await self._files.resolve(name)
 
     def submit(self, order: Order, sink: Sink) -> Exchange:
         now = self._loop.time()
@@ -231,8 +223,9 @@ class Pool:
         if self._exchanges.pop(exchange.number, None) is not None:
             elapsed = self._loop.time() - exchange.since
             self.recorder.finished(exchange.worker, exchange.order, elapsed)
-            # If the machine still has the job, its client is gone or its connection was cut.
-            self._handle(e.Gone(exchange.number))
+            if exchange.number in self._machine.jobs:
+                # Its client is gone, or its connection was cut.
+                self._handle(e.Gone(exchange.number))
 
     def _exchange(self, job: int, do: Callable[[Exchange], None]) -> None:
         exchange = self._exchanges.get(job)
@@ -328,50 +321,7 @@ class Pool:
         if exchange is not None:
             self._log.info("request %s runs again", exchange.order.request_id)
 
-    # project files
-
-    async def _watch_projects(self) -> None:
-        for name in self._pinned:
-            await self._pin(name)
-        while True:
-            await asyncio.sleep(self._check_interval_s)
-            try:
-                await self._check_projects()
-            except OSError as error:
-                self._log.warning("cannot look at project files: %s", error)
-
-    async def _pin(self, name: str) -> None:
-        try:
-            ref = await self.resolve(name)
-        except ProjectNotFound:
-            self._log.error("pinned project %r is not below the roots", name)
-        else:
-            self._handle(e.LoadOrdered(ref, pin=True))
-
-    async def _check_projects(self) -> None:
-        """Compare the file of every project we know with what it was."""
-        records = [(project.key, project.path) for project in self._machine.projects.values()]
-        paths = {ref.path for ref in self._known.values()} | {path for _, path in records}
-        found = await self._loop.run_in_executor(
-            None, lambda: {path: version_of(path) for path in paths}
-        )
-        for name, ref in list(self._known.items()):
-            version = found.get(ref.path, ref.version)
-            if version is None:
-                del self._known[name]
-            elif version != ref.version:
-                self._known[name] = ProjectRef(ref.key, ref.path, version)
-        for key, path in records:
-            version = found[path]
-            if version is not None:
-                self._missed.pop(key, None)
-                self._handle(e.Changed(ProjectRef(key, path, version)))
-                continue
-            # Editors replace a file by removing it first: gone is what is missing twice.
-            self._missed[key] = self._missed.get(key, 0) + 1
-            if self._missed[key] >= 2:
-                del self._missed[key]
-                self._handle(e.Vanished(key))
+    # memory
 
     async def _watch_memory(self) -> None:
         while True:
@@ -426,7 +376,7 @@ class Pool:
             if key not in self._machine.projects:
                 raise ProjectNotFound(f"{key} is not loaded")
             settled = self._expect(key)
-            await self._check_projects()
+            await self._files.check()
             self._handle(e.ReloadOrdered(key))
             return [_outcome(await self._last(settled, key))]
         settled = self._expect("")

@@ -27,6 +27,7 @@ class Child:
         self._pidfd = pidfd
         self._on_exit = on_exit
         self._code: int | None = None
+        self._exited = False
         self._ended = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, self._readable)
@@ -34,7 +35,12 @@ class Child:
     @property
     def alive(self) -> bool:
         """False once its exit was seen."""
-        return self._pidfd >= 0
+        return not self._exited
+
+    @property
+    def buried(self) -> bool:
+        """True once its exit was collected, by us or by its forker."""
+        return self._ended
 
     @property
     def pidfd(self) -> int:
@@ -43,7 +49,7 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL; nothing happens if it has ended."""
-        if self._pidfd >= 0:
+        if self.alive:
             try:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             except ProcessLookupError:
@@ -57,25 +63,32 @@ class Child:
 
     def _readable(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        try:
-            # Ours, if we exec'd it or inherited it as subreaper.
-            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-            if result is not None:
-                killed = result.si_code != os.CLD_EXITED
-                self._code = -result.si_status if killed else result.si_status
-        except ChildProcessError:
-            pass
-        os.close(self._pidfd)
-        self._pidfd = -1
+        self._exited = True
+        self._collect()
         if self._code is not None:
             self._finish()
         else:
             self._loop.call_later(_OBITUARY_S, self._finish)
 
+    def _collect(self) -> None:
+        """Take its exit code, if it is a child of ours: exec'd, or inherited as subreaper."""
+        try:
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return  # its forker collects it
+        if result is not None:
+            killed = result.si_code != os.CLD_EXITED
+            self._code = -result.si_status if killed else result.si_status
+
     def _finish(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._on_exit(self._code)
+        if self._ended:
+            return
+        self._ended = True
+        # Its forker may have died in the same moment, and left it to us.
+        self._collect()
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._on_exit(self._code)
 
 
 class Control:

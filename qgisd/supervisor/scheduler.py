@@ -66,23 +66,23 @@ class ProjectQueue:
 class Scheduler:
     """The queues of a pool."""
 
-    def __init__(self, total: int, per_project: int) -> None:
+    def __init__(self, total: int) -> None:
         self._total = total
-        self._per_project = per_project
         self._queues: dict[str, ProjectQueue] = {}
         #: Projects with something waiting, in the order of their turns. A project that cannot run
         #: now keeps its place.
         self._turns: dict[str, None] = {}
         self.length = 0
 
-    def push(self, job: Job, front: bool = False) -> None:
+    def push(self, job: Job, room: int, front: bool = False) -> None:
         """Queue a request; `front` for one that runs again and has been counted before.
 
-        Raises Unavailable if its project's queue, or the pool's, is full.
+        room: how many of its project may wait. Raises Unavailable if its project's queue, or the
+        pool's, is full.
         """
         queue = self._queues.get(job.project)
         if not front:
-            if queue is not None and queue.length >= self._per_project:
+            if queue is not None and queue.length >= room:
                 raise Unavailable(f"{queue.length} requests wait for this project already")
             if self.length >= self._total:
                 raise Unavailable(f"{self.length} requests wait already")
@@ -159,8 +159,8 @@ class Queues:
     layer of another one here. The deeper goes first, and has slots of its own (`dispatch.py`).
     """
 
-    def __init__(self, depths: int, total: int, per_project: int) -> None:
-        self._levels = [Scheduler(total, per_project) for _ in range(depths)]
+    def __init__(self, depths: int, total: int) -> None:
+        self._levels = [Scheduler(total) for _ in range(depths)]
 
     @property
     def length(self) -> int:
@@ -173,9 +173,9 @@ class Queues:
             if self._levels[depth].length:
                 yield depth, self._levels[depth]
 
-    def push(self, job: Job, front: bool = False) -> None:
+    def push(self, job: Job, room: int, front: bool = False) -> None:
         """See Scheduler.push."""
-        self._levels[job.depth].push(job, front)
+        self._levels[job.depth].push(job, room, front)
 
     def remove(self, job: Job) -> bool:
         """See Scheduler.remove."""

@@ -102,7 +102,7 @@ class Tree:
             forker.group.lifeline.cut()
         for child in children:
             child.kill()
-        while any(child.alive for child in children):
+        while not all(child.buried for child in children):
             await asyncio.sleep(0.005)
 
     # zygotes
