@@ -145,10 +145,14 @@ class Daemon:
             return False
 
     def stop(self, timeout: float = 30) -> int:
-        """SIGTERM and wait; its exit code."""
+        """SIGTERM and wait; its exit code. Killed if it does not end: nothing may be left."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """SIGKILL: no chance to clean up."""

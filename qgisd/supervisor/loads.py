@@ -134,9 +134,17 @@ class Loads(Dispatch):
         project.failures, project.retry_at = 0, 0.0
         if project.breaker is not None:
             project.breaker.reset()
-        if project.serving is not None or project.coming is not None or project.pinned:
-            self._note(20, "the project file changed", project.key)
-            self._new_generation(project, Reason.RELOAD)
+        if project.serving is None and project.coming is None and not project.pinned:
+            return
+        self._note(20, "the project file changed", project.key)
+        if project.coming is not None:
+            # A load that is overtaken is given up once (it may hang); the next one comes to its
+            # end, and what it lacks is loaded after it: else a file that changes more often than it
+            # takes to load would never be loaded.
+            if project.overtaken:
+                return
+            project.overtaken += 1
+        self._new_generation(project, Reason.RELOAD)
 
     def _on_vanished(self, event: e.Vanished) -> None:
         project = self.projects.get(event.project)
@@ -265,6 +273,7 @@ class Loads(Dispatch):
         project.serving, project.coming = generation, None
         self.coming.pop(project.key, None)
         project.error, project.failures, project.retry_at = "", 0, 0.0
+        project.overtaken = 0
         bad = f", {len(generation.bad_layers)} bad layers" if generation.bad_layers else ""
         kept = f", each worker loads it: {generation.why}" if generation.why else ""
         detail = (
@@ -275,6 +284,8 @@ class Loads(Dispatch):
         self._out.append(e.Settled(project.key, generation.number, True, detail))
         if before is not None:
             self._retire(project, before, Reason.RELOAD)
+        if generation.version != project.version:
+            self._new_generation(project, Reason.RELOAD)
 
     def _on_snapshot_down(self, event: e.SnapshotDown) -> None:
         project = self.projects.get(event.project)
@@ -327,7 +338,10 @@ class Loads(Dispatch):
         still = f"; generation {serving.number} still serves" if serving else ""
         self._note(40, f"generation {generation.number} failed: {message}{still}", project.key)
         self._cancel(project, generation, message, reason)
-        if serving is None:
+        project.overtaken = 0
+        if generation.version != project.version and project.coming is None:
+            self._new_generation(project, Reason.RELOAD)  # it was of an older file
+        elif serving is None:
             for job in self.queue.drain(project.key):
                 self._fail(job, ProjectUnusable("the project cannot be loaded"))
 

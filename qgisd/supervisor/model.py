@@ -179,6 +179,8 @@ class Project:
     failures: int = 0
     #: No new load of the same version before this.
     retry_at: float = 0.0
+    #: Loads given up in a row because the file had changed again meanwhile.
+    overtaken: int = 0
     #: PSS of the snapshot at the last sample, bytes.
     memory: int = 0
     since: float = 0.0

@@ -14,7 +14,7 @@ from qgisd.supervisor.model import Job
 from qgisd.words import RequestClass
 
 #: A second of waiting is worth this many seconds of cost.
-AGEING = 0.5
+AGEING = 1.0
 
 
 class ProjectQueue:

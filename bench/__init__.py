@@ -1,0 +1,1 @@
+"""The benchmark: qgisd beside its peers on the same work, `python -m bench`."""
