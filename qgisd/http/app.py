@@ -40,6 +40,10 @@ _METHODS = {
 _WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 
+#: Bytes of a query or form in which SERVICE and VERSION are looked for, to word an error.
+_LOOK = 2000
+
+
 @dataclass(frozen=True)
 class Route:
     """One pool and the paths below which it is served."""
@@ -166,10 +170,13 @@ class PublicApp(HTTPServerConnectionDelegate):
             connection.fail(errors.Unavailable("internal error"))
 
     def form_of(self, connection: Connection) -> str:
-        """The error form by what can be told from the URL alone."""
-        if "/ows" not in connection.path:
+        """The error form for a request that was not, or could not be, parsed."""
+        if not any(_is_ows(connection.path, route.prefix) for route in self._routes):
             return ""
-        start = connection.query[:2000]
+        start = connection.query[:_LOOK]
+        body = connection.body[:_LOOK]
+        if connection.method == "POST" and not body.lstrip().startswith(b"<"):
+            start += "&" + body.decode("ascii", "replace")
         found: dict[str, str] = {}
         for pair in start.split("&"):
             name, _, value = pair.partition("=")
@@ -186,10 +193,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         for route in self._routes:
             if not route.prefix or path == route.prefix or path.startswith(route.prefix + "/"):
                 below = path[len(route.prefix) :]
-                if below in ("/ows", "/ows/"):
-                    self._serve_ows(connection, route, "")
-                    return
-                if below.startswith("/ows/p/") and len(below) > 7:
+                if _is_ows(path, route.prefix):
                     self._serve_ows(connection, route, unquote(below[7:]).rstrip("/"))
                     return
                 for api in self._apis:
@@ -347,3 +351,8 @@ class PublicApp(HTTPServerConnectionDelegate):
         body = json.dumps({"status": state, "missing": missing}).encode() + b"\n"
         headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
         connection.head(503 if missing else 200, headers, body, len(body))
+
+
+def _is_ows(path: str, prefix: str) -> bool:
+    below = path[len(prefix) :] if path.startswith(prefix) else ""
+    return below in ("/ows", "/ows/") or below.startswith("/ows/p/")
