@@ -184,16 +184,15 @@ class Daemon:
 
     async def _wait_ready(self) -> None:
         """Tell systemd, and the person at the terminal, when the pools can serve."""
-        if self._failure:
-            return
+        told = False
         while not self._stop.is_set():
             if not any(pool.ready() for pool in self._pools.values()):
-                sdnotify.notify("READY=1")
+                sdnotify.notify("READY=1", "STATUS=serving")
                 _log.info("ready on %s", self._config.http.listen)
                 return
-            if not any(not pool.came_up() for pool in self._pools.values()):
+            if not told and all(pool.came_up() for pool in self._pools.values()):
                 # Serving begins with the zygotes; pinned projects may take minutes.
-                sdnotify.notify("READY=1", "STATUS=loading pinned projects")
+                told = sdnotify.notify("READY=1", "STATUS=loading pinned projects")
             await asyncio.sleep(0.05)
 
     async def _shut_down(self) -> None:
