@@ -81,7 +81,7 @@ def test_a_read_by_post_is_repeated_with_its_body(daemon: Daemon) -> None:
     assert state(daemon, "a.qgs")["retried"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_request_that_crashes_two_workers_is_refused(daemon: Daemon, number: int) -> None:
     answer = daemon.ows("a", do="crash", signal=int(number), **WMS)
     assert answer.status == 502
@@ -246,8 +246,8 @@ def test_a_worker_stopped_at_rest_is_found_by_ping(daemon: Daemon) -> None:
 def test_workers_at_rest_answer_their_pings(daemon: Daemon) -> None:
     pid = idle(daemon)
     age = next(row["age_s"] for row in daemon.workers())
-    # A dozen pings later it is the same one.
-    eventually(lambda: daemon.workers()[0]["age_s"] > age + 2)
+    # Some pings later it is the same one.
+    eventually(lambda: daemon.workers()[0]["age_s"] > age + 1.2)
     assert daemon.ows("a", do="pid").body == str(pid).encode()
     assert state(daemon, "a.qgs")["ended"] == {}
 

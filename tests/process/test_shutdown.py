@@ -119,7 +119,7 @@ def test_a_temporary_runtime_folder_is_removed(daemons: Start, fake_roots: Path)
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.parametrize("trick", ["hang", "stubborn", "stop"])
+@pytest.mark.parametrize("trick", ["stubborn", "stop"])
 def test_a_worker_that_hangs_is_not_waited_for_beyond_shutdown_timeout(
     daemons: Start, fake_roots: Path, trick: str
 ) -> None:

@@ -37,18 +37,14 @@ def resident(pid: int) -> int:
 # bytes
 
 
-@pytest.mark.parametrize(
-    ("count", "size"), [(1, 0), (1, 1), (5000, 100), (40, 300_000), (3, 9 * MIB)]
-)
-def test_an_answer_in_pieces_arrives_whole(
-    daemons: Start, fake_roots: Path, count: int, size: int
-) -> None:
+def test_an_answer_in_pieces_arrives_whole(daemons: Start, fake_roots: Path) -> None:
     daemon = daemons(fake_roots)
-    answer = daemon.ows("a", do="chunks", n=count, size=size)
-    assert (answer.status, answer.complete) == (200, True)
-    assert answer.headers["Transfer-Encoding"] == "chunked"
-    assert answer.headers["X-Request-Id"]
-    assert answer.body == b"".join(pieces(count, size))
+    for count, size in ((1, 0), (1, 1), (5000, 100), (40, 300_000), (3, 9 * MIB)):
+        answer = daemon.ows("a", do="chunks", n=count, size=size)
+        assert (answer.status, answer.complete) == (200, True)
+        assert answer.headers["Transfer-Encoding"] == "chunked"
+        assert answer.headers["X-Request-Id"]
+        assert answer.body == b"".join(pieces(count, size))
 
 
 def test_pieces_arrive_as_they_are_made(daemons: Start, fake_roots: Path) -> None:
