@@ -159,6 +159,7 @@ class Pool(Section):
     memory: Size = "4GiB"  # type: ignore[assignment]
     worker_memory: Size = "512MiB"  # type: ignore[assignment]
     memory_interval_s: Seconds = 5
+    cache: Size = "64MiB"  # type: ignore[assignment]
     max_requests: Annotated[int, Field(ge=0)] = 0
     breaker_failures: Count = 5
     breaker_window_s: Seconds = 60

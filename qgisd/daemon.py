@@ -134,6 +134,7 @@ class Daemon:
             Buffering(http.buffer, http.spool, None, http.client_timeout_s),
             pool.projects.check_interval_s,
             MemoryBudget(pool.memory, pool.memory_interval_s),
+            pool.cache,
             pool.slow_s,
             pool.native_stacks,
             profile,

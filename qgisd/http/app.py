@@ -37,6 +37,15 @@ _METHODS = {
     "api": ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
     "status": ("GET", "HEAD", "OPTIONS"),
 }
+#: Requests whose answers depend on the project alone.
+_KEPT = ("GETCAPABILITIES", "GETPROJECTSETTINGS")
+#: Headers that say nothing about an answer. All others are part of what it is kept by, those that
+#: tell who somebody is above all.
+_IRRELEVANT = {
+    "accept-encoding", "cache-control", "dnt", "host", "if-modified-since", "if-none-match",
+    "origin", "pragma", "priority", "referer", "user-agent", "x-forwarded-for", "x-real-ip",
+    "x-request-id",
+}  # fmt: skip
 _WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -232,6 +241,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             parameters.get("VERSION", "") or parameters.get("ACCEPTVERSIONS", ""),
         )
         name = project or self._project_of(connection, parameters)
+        kept = request.method == "GET" and parameters.get("REQUEST", "").upper() in _KEPT
         limits.check(parameters, self._settings.limits)
         most = self._settings.limits.features
         query, body = request.query, request.body
@@ -248,6 +258,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             body,
             request.cls,
             request.idempotent,
+            kept,
         )
 
     def _serve_api(self, connection: Connection, route: Route, below: str) -> None:
@@ -273,6 +284,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             connection.body if writes else b"",
             RequestClass.WRITE if writes else RequestClass.API,
             not writes,
+            False,
         )
 
     def _project_of(self, connection: Connection, parameters: dict[str, str]) -> str:
@@ -293,6 +305,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         body: bytes,
         cls: RequestClass,
         idempotent: bool,
+        kept: bool,
     ) -> None:
         base = forwarded.public_base(
             connection.headers, connection.trusted, "http", self._settings.fallback_host
@@ -309,7 +322,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             order = Order(
                 ref, method, base + target, headers, body, cls, idempotent,
                 route.timeout_s(ref.key, cls),
-                connection.request_id, depth,
+                connection.request_id, depth, _cache_key(base + target, headers) if kept else "",
             )  # fmt: skip
             exchange = route.service.submit(order, connection)
             if not exchange.over:
@@ -356,3 +369,12 @@ class PublicApp(HTTPServerConnectionDelegate):
 def _is_ows(path: str, prefix: str) -> bool:
     below = path[len(prefix) :] if path.startswith(prefix) else ""
     return below in ("/ows", "/ows/") or below.startswith("/ows/p/")
+
+
+def _cache_key(url: str, headers: Headers) -> str:
+    relevant = sorted(
+        f"{name}: {value}"
+        for name, value in headers
+        if name.lower() not in _IRRELEVANT and not name.lower().startswith("sec-")
+    )
+    return "\n".join([url, *relevant])

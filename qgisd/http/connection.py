@@ -133,6 +133,8 @@ class Connection(HTTPMessageDelegate):
 
     def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> None:
         self._answered = True
+        if status == 200 and length == len(body) and self._has(headers):
+            status, body, length = 304, b"", None
         self.status = status
         out = HTTPHeaders()
         for name, value in headers:
@@ -145,14 +147,22 @@ class Connection(HTTPMessageDelegate):
             out["Content-Length"] = str(length)
         start = ResponseStartLine("", status, responses.get(status, "Unknown"))
         self._http.write_headers(start, out, b"" if self._head_only else body)
-        if length == len(body):
-            self._complete(length)
+        if status == 304 or length == len(body):
+            self._complete(len(body))
         elif self._head_only:
             # The rest would only be thrown away.
             exchange, self.exchange = self.exchange, None
             self._complete(0)
             if exchange is not None and self.service is not None:
                 self.service.leave(exchange)
+
+    def _has(self, headers: Headers) -> bool:
+        """The client has this very answer already (If-None-Match, RFC 9110 13.1.2)."""
+        wanted = self.headers.get("If-None-Match", "")
+        if not wanted or self.method not in ("GET", "HEAD"):
+            return False
+        tags = {tag.strip().removeprefix("W/") for tag in wanted.split(",")}
+        return any(name == "ETag" and value in tags for name, value in headers)
 
     def write(self, data: bytes | memoryview) -> Awaitable[None]:
         # Its stream takes both; only its annotation does not say so.

@@ -23,6 +23,13 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class AnsweredFromCache:
+    """A request that cost no worker; the project is in use all the same."""
+
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
 class Gone:
     """The client of a request has left."""
 
@@ -195,6 +202,7 @@ class Tick:
 
 Event = (
     Arrived
+    | AnsweredFromCache
     | Gone
     | Held
     | ZygoteUp

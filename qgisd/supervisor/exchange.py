@@ -42,6 +42,8 @@ class Order:
     request_id: str
     #: See model.Job.
     depth: int = 0
+    #: All that the answer depends on besides the project; "" if it is not to be kept.
+    cache_key: str = ""
 
 
 class Sink(Protocol):

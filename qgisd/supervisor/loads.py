@@ -4,11 +4,11 @@ A project has at most one generation that serves and one that is coming; a load 
 leaves the serving one alone. Loads are ordered one behind the other, `max_loads` at once.
 """
 
-from qgisd.errors import ProjectNotFound, ProjectUnusable, RequestError, Unavailable
+from qgisd.errors import LoopDetected, ProjectNotFound, ProjectUnusable, RequestError, Unavailable
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
 from qgisd.supervisor.dispatch import Dispatch
-from qgisd.supervisor.model import Generation, Project, ProjectRef, Zygote
+from qgisd.supervisor.model import MOST_DEPTH, Generation, Job, Project, ProjectRef, Zygote
 from qgisd.supervisor.states import (
     GENERATION,
     WORKER,
@@ -92,7 +92,7 @@ class Loads(Dispatch):
         self.projects[ref.key] = project
         return project
 
-    def _refusal(self, project: Project, ref: ProjectRef, job: int) -> RequestError | None:
+    def _refusal(self, project: Project, ref: ProjectRef, job: Job) -> RequestError | None:
         """Why a request for this project is answered with an error without being queued."""
         if project.serving is None and project.coming is None:
             failed_before = bool(project.error) and ref.version == project.version
@@ -101,8 +101,11 @@ class Loads(Dispatch):
             project.path, project.version = ref.path, ref.version
         if project.serving is None and project.coming is None and self.over_budget:
             return Unavailable("no memory to load another project", retry_after=30)
+        if job.depth == MOST_DEPTH and project.serving is None:
+            # Its load may itself be what waits for this answer: projects that draw each other.
+            return LoopDetected("a project in a chain that draws each other is not loaded")
         if project.breaker is not None:
-            wait = project.breaker.refuses(self.now, job)
+            wait = project.breaker.refuses(self.now, job.id)
             if wait is not None:
                 return Unavailable("this project failed too often of late", retry_after=wait)
         return None
@@ -226,7 +229,7 @@ class Loads(Dispatch):
 
     def _start_loads(self) -> None:
         """Let waiting loads begin: first those that requests wait for, then in order."""
-        if self.zygote.state is not ZygoteState.UP:
+        if not self.coming or self.zygote.state is not ZygoteState.UP:
             return
         pending, loading = [], 0
         for key in self.coming:
@@ -235,7 +238,13 @@ class Loads(Dispatch):
                 pending += [project] if project.coming.state is GenerationState.PENDING else []
                 loading += project.coming.state is GenerationState.LOADING
         pending.sort(key=lambda project: not self.queue.waiting(project.key))
-        for project in pending[: max(0, self.limits.max_loads - loading)]:
+        pending.sort(key=lambda project: self.queue.depth(project.key), reverse=True)
+        for project in pending:
+            # A slot more for each depth, as in `dispatch`: the load of a project that draws another
+            # one waits for the capabilities of that one.
+            if loading >= self.limits.max_loads + self.queue.depth(project.key):
+                continue
+            loading += 1
             generation = project.coming
             assert generation is not None
             generation.state = advance(GENERATION, generation.state, "start", project.key)

@@ -32,6 +32,7 @@ class Machine(Pressure):
         self._handlers: dict[type, Callable[[Any], None]] = {
             e.Started: self._on_started,
             e.Arrived: self._on_arrived,
+            e.AnsweredFromCache: self._on_answered_from_cache,
             e.Gone: self._on_gone,
             e.Held: self._on_held,
             e.ZygoteUp: self._on_zygote_up,
@@ -83,7 +84,7 @@ class Machine(Pressure):
                 self._out.append(e.Fail(job.id, ProjectNotFound("no such project is loaded")))
                 return
             project = self._adopt(ref)
-        refusal = self._refusal(project, ref, job.id)
+        refusal = self._refusal(project, ref, job)
         if refusal is None:
             try:
                 self.queue.push(job, project.room)
@@ -104,6 +105,13 @@ class Machine(Pressure):
         self.jobs[job.id] = job
         self.timers.set(("job", job.id), job.deadline)
         self._need_generation(project)
+
+    def _on_answered_from_cache(self, event: e.AnsweredFromCache) -> None:
+        project = self.projects.get(event.project)
+        if project is not None:
+            project.counters.requests += 1
+            project.counters.cached += 1
+            project.last_used = self.now
 
     def _on_gone(self, event: e.Gone) -> None:
         job = self.jobs.get(event.job)

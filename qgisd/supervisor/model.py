@@ -148,6 +148,8 @@ class Counters:
     """What happened to a project since the daemon started."""
 
     requests: int = 0
+    #: Of these, answered from the cache.
+    cached: int = 0
     errors: int = 0
     retried: int = 0
     loads: int = 0

@@ -17,6 +17,7 @@ from qgisd import wire
 from qgisd.errors import ProjectNotFound, WireError
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy, watchdog
+from qgisd.supervisor.cache import Cache, Kept
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.files import ProjectFiles
@@ -48,6 +49,7 @@ class Pool:
         buffering: Buffering,
         check_interval_s: float,
         memory: MemoryBudget,
+        cache_size: int,
         slow_s: float,
         native_stacks: bool,
         home: Path,
@@ -73,6 +75,7 @@ class Pool:
         self._next_job = 1
         self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
         self.recorder = Recorder(slow_s)
+        self._cache = Cache(cache_size)
         self._tree = Tree(
             name,
             router.endpoint,
@@ -203,6 +206,11 @@ class Pool:
         exchange = Exchange(
             number, order, sink, self._buffering, self._credit, self._held, self._close_exchange
         )
+        kept = self._kept(order)
+        if kept is not None:
+            self._handle(e.AnsweredFromCache(order.ref.key))
+            exchange.head(200, kept.headers, kept.body, True)
+            return exchange
         self._exchanges[number] = exchange
         job = Job(
             number,
@@ -215,6 +223,23 @@ class Pool:
         )
         self._handle(e.Arrived(job, order.ref))
         return exchange
+
+    def _kept(self, order: Order) -> Kept | None:
+        project = self._machine.projects.get(order.ref.key)
+        if not order.cache_key or project is None or project.serving is None:
+            return None
+        return self._cache.get(project.key, project.serving.number, order.cache_key)
+
+    def _keep(self, worker: int, order: Order, head: wire.Head, body: bytes) -> wire.Headers:
+        """Keep an answer that may be kept; its headers, with an ETag then."""
+        started, record = self._tree.started, self._machine.workers.get(worker)
+        if not order.cache_key or head.status != 200 or started is None or record is None:
+            return head.headers
+        if started.plugins:
+            # Filters and access control may look at anything: nothing is exact any more.
+            return head.headers
+        key = order.cache_key
+        return self._cache.put(order.ref.key, record.generation, key, head.headers, body).headers
 
     def leave(self, exchange: Exchange) -> None:
         exchange.gone()
@@ -276,13 +301,16 @@ class Pool:
 
     def _on_head(self, worker: int, head: wire.Head, body: bytes) -> None:
         exchange = self._current(worker, head.id)
+        headers = head.headers
+        if head.whole and exchange is not None:
+            headers = self._keep(worker, exchange.order, head, body)
         if head.whole:
             # Order matters: free the worker first, the answer itself costs a write.
             self._handle(e.WorkerDone(worker, head.id))
         else:
             self._handle(e.WorkerHead(worker, head.id))
         if exchange is not None:
-            exchange.head(head.status, head.headers, body, head.whole)
+            exchange.head(head.status, headers, body, head.whole)
 
     def _on_chunk(self, worker: int, job: int, body: bytes) -> None:
         exchange = self._current(worker, job)

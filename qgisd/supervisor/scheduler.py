@@ -185,6 +185,11 @@ class Queues:
         """How many requests of a project wait."""
         return sum(level.waiting(project) for level in self._levels)
 
+    def depth(self, project: str) -> int:
+        """Of the deepest request of a project that waits; 0 if none does."""
+        waiting = (depth for depth, level in self.levels() if level.waiting(project))
+        return next(waiting, 0)
+
     def drain(self, project: str) -> list[Job]:
         """Take out all requests of a project."""
         return [job for level in self._levels for job in level.drain(project)]

@@ -66,6 +66,8 @@ class ProjectView:
     #: "closed", "open" or "half_open".
     breaker: str
     requests: int
+    #: Of these, answered from the cache.
+    cached: int
     errors: int
     retried: int
     loads: int
@@ -146,6 +148,7 @@ def _project(project: Project, machine: "Machine") -> ProjectView:
         memory_bytes=project.memory or None,
         breaker=project.breaker.state.value if project.breaker else "closed",
         requests=project.counters.requests,
+        cached=project.counters.cached,
         errors=project.counters.errors,
         retried=project.counters.retried,
         loads=project.counters.loads,
