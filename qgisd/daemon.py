@@ -40,7 +40,7 @@ _log = logging.getLogger("qgisd")
 #: Bytes of an answer on their way from a worker to the daemon.
 _WINDOW = 2 << 20
 #: Longest head of a request that is read at all; http.max_url, below it, is answered with 414.
-_MAX_HEAD = 4 << 20
+_MAX_HEAD = 2 << 20
 #: Removed from the environment of a zygote: they change what QGIS or Qt does behind our back.
 _UNWANTED = ("DISPLAY", "WAYLAND_DISPLAY", "QGIS_PROJECT_FILE", "PYTHONHOME", "NOTIFY_SOCKET")
 

@@ -10,8 +10,9 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import unquote
 
 from tornado.http1connection import HTTP1Connection
@@ -37,7 +38,8 @@ _METHODS = {
     "api": ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
     "status": ("GET", "HEAD", "OPTIONS"),
 }
-#: Requests whose answers depend on the project alone.
+#: Requests of WMS that are answered from the cache: those that QGIS itself keeps as long as it has
+#: the project. Capabilities of WFS tell extents and counts, which follow the data.
 _KEPT = ("GETCAPABILITIES", "GETPROJECTSETTINGS")
 #: Headers that say nothing about an answer. All others are part of what it is kept by, those that
 #: tell who somebody is above all.
@@ -47,8 +49,8 @@ _IRRELEVANT = {
     "x-request-id",
 }  # fmt: skip
 _WRITES = ("POST", "PUT", "PATCH", "DELETE")
-
-
+#: A body of more bytes is parsed in a thread: the loop must not stand still for it.
+_LARGE_BODY = 64 << 10
 #: Bytes of a query or form in which SERVICE and VERSION are looked for, to word an error.
 _LOOK = 2000
 
@@ -99,7 +101,7 @@ class PublicApp(HTTPServerConnectionDelegate):
 
     def opened(self, connection: Connection, start_line: RequestStartLine) -> None:
         """Its head has come: whom it is from, and its number."""
-        context = connection._http.context
+        context = connection.context
         unix = getattr(context, "address_family", None) == socket.AF_UNIX
         connection.peer = "unix" if unix else str(getattr(context, "remote_ip", ""))
         connection.trusted = self._trust.trusts(connection.peer)
@@ -228,34 +230,60 @@ class PublicApp(HTTPServerConnectionDelegate):
         self._check_method(connection, "ows")
         if connection.method == "OPTIONS":
             return
-        request = ows.parse(
+        read = partial(
+            self._read_ows,
             connection.method,
             connection.query,
             connection.headers.get("Content-Type", ""),
             connection.body,
             connection.trusted,
         )
+        if len(connection.body) <= _LARGE_BODY:
+            self._order_ows(connection, route, project, read())
+            return
+
+        async def read_aside() -> None:
+            request = await asyncio.get_running_loop().run_in_executor(None, read)
+            if connection in self._open:
+                self._order_ows(connection, route, project, request)
+
+        self._spawn(connection, read_aside())
+
+    def _read_ows(
+        self, method: str, query: str, content_type: str, body: bytes, trusted: bool
+    ) -> ows.OwsRequest:
+        """Parse, and cut down to the limits. Raises BadRequest and its like."""
+        request = ows.parse(method, query, content_type, body, trusted)
+        most = self._settings.limits.features
+        if not request.body:
+            query = limits.clamp_query(request.query, request.parameters, most)
+            return replace(request, query=query)
+        if request.parameters["REQUEST"].upper() == "GETFEATURE":
+            body = limits.clamp_xml(request.body, request.attributes, most)
+            return replace(request, body=body)
+        return request
+
+    def _order_ows(
+        self, connection: Connection, route: Route, project: str, request: ows.OwsRequest
+    ) -> None:
         parameters = request.parameters
         connection.form = ows_form(
             parameters.get("SERVICE", ""),
             parameters.get("VERSION", "") or parameters.get("ACCEPTVERSIONS", ""),
         )
-        name = project or self._project_of(connection, parameters)
-        kept = request.method == "GET" and parameters.get("REQUEST", "").upper() in _KEPT
         limits.check(parameters, self._settings.limits)
-        most = self._settings.limits.features
-        query, body = request.query, request.body
-        if body and parameters["REQUEST"].upper() == "GETFEATURE":
-            body = limits.clamp_xml(body, request.attributes, most)
-        elif not body:
-            query = limits.clamp_query(query, parameters, most)
+        kept = (
+            request.method == "GET"
+            and parameters.get("SERVICE", "").upper() == "WMS"
+            and parameters.get("REQUEST", "").upper() in _KEPT
+        )
         self._order(
             connection,
             route,
-            name,
+            project or self._project_of(connection, parameters),
             request.method,
-            f"{connection.path}?{query}",
-            body,
+            f"{connection.path}?{request.query}",
+            request.body,
             request.cls,
             request.idempotent,
             kept,
@@ -332,26 +360,31 @@ class PublicApp(HTTPServerConnectionDelegate):
         if ref is not None:
             submit(ref)
             return
-        task = asyncio.get_running_loop().create_task(
-            self._resolve(connection, route, name, submit)
-        )
+
+        async def resolve() -> None:
+            found = await route.service.resolve(name)
+            if connection in self._open:
+                submit(found)
+
+        self._spawn(connection, resolve())
+
+    def _spawn(self, connection: Connection, work: Coroutine[None, None, None]) -> None:
+        """Go on with a request beside the loop's other work; its errors are its answer."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except errors.RequestError as error:
+                if connection in self._open:
+                    connection.fail(error)
+            except Exception:
+                _log.exception("request %s", connection.request_id)
+                if connection in self._open:
+                    connection.fail(errors.Unavailable("internal error"))
+
+        task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _resolve(
-        self, connection: Connection, route: Route, name: str, submit: Callable[[ProjectRef], None]
-    ) -> None:
-        try:
-            ref = await route.service.resolve(name)
-            if connection in self._open:
-                submit(ref)
-        except errors.RequestError as error:
-            if connection in self._open:
-                connection.fail(error)
-        except Exception:
-            _log.exception("request %s", connection.request_id)
-            if connection in self._open:
-                connection.fail(errors.Unavailable("internal error"))
 
     # status
 

@@ -76,6 +76,11 @@ class Connection(HTTPMessageDelegate):
     def form(self, form: str) -> None:
         self._form = form
 
+    @property
+    def context(self) -> object:
+        """Tornado's, with the address of the peer."""
+        return self._http.context
+
     # what comes in (HTTPMessageDelegate)
 
     def headers_received(

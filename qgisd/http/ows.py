@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode
 from xml.parsers import expat
 
-from qgisd.errors import BadRequest
+from qgisd.errors import BadRequest, BodyTooLarge
 from qgisd.words import RequestClass
 
 _TAG = re.compile(r"</?[A-Za-z_][^<>]*>")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
+#: Bytes of a form: it becomes a URL, which must fit into one header (wire.MAX_HEADER).
+_LONGEST_FORM = 1 << 20
 #: Levels of XML; real filters have some ten.
 _DEEPEST = 500
 #: Parameters that hold XML.
@@ -114,6 +116,8 @@ def parse(method: str, query: str, content_type: str, body: bytes, trusted: bool
         return OwsRequest(query, parameters, "GET", b"", classify(parameters, ""))
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded" and not body.lstrip().startswith(b"<"):
+        if len(body) > _LONGEST_FORM:
+            raise BodyTooLarge(f"a form has at most {_LONGEST_FORM} bytes here")
         try:
             form = body.decode("ascii").strip()
         except UnicodeDecodeError:
