@@ -103,5 +103,9 @@ class LoopDetected(RequestError):
     """Projects that draw each other, deeper than is allowed."""
 
 
+class InternalError(RequestError):
+    """QGIS, or a plugin, or we, met what nobody expected."""
+
+
 class WorkerLost(RequestError):
     """The process that worked on it ended, more than once or on a request that must not repeat."""

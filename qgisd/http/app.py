@@ -178,7 +178,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         except Exception:
             # A defect of ours must cost one request, not the connection's loop.
             _log.exception("request %s", connection.request_id)
-            connection.fail(errors.Unavailable("internal error"))
+            connection.fail(errors.InternalError("internal error"))
 
     def form_of(self, connection: Connection) -> str:
         """The error form for a request that was not, or could not be, parsed."""
@@ -380,7 +380,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             except Exception:
                 _log.exception("request %s", connection.request_id)
                 if connection in self._open:
-                    connection.fail(errors.Unavailable("internal error"))
+                    connection.fail(errors.InternalError("internal error"))
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)

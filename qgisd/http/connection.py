@@ -22,7 +22,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from qgisd.errors import RequestError
+from qgisd.errors import InternalError, RequestError
 from qgisd.http import errors
 from qgisd.wire import Headers
 
@@ -50,6 +50,7 @@ class Connection(HTTPMessageDelegate):
         self._head_only = False
         self._answered = False
         self._form: str | None = None
+        self._version = ""
         self.peer = ""
         self.trusted = False
         self.request_id = ""
@@ -89,6 +90,7 @@ class Connection(HTTPMessageDelegate):
         assert isinstance(start_line, RequestStartLine)
         self.started = time.monotonic()
         self.method = start_line.method
+        self._version = start_line.version
         self.path, _, self.query = start_line.path.partition("?")
         self.headers = headers
         self._head_only = self.method == "HEAD"
@@ -136,8 +138,21 @@ class Connection(HTTPMessageDelegate):
 
     # what goes out (exchange.Sink)
 
+    @property
+    def wants_length(self) -> bool:
+        return self._version == "HTTP/1.0"
+
     def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> None:
         self._answered = True
+        if (
+            status >= 500
+            and length == len(body)
+            and not body.lstrip().startswith((b"<", b"{", b"["))
+        ):
+            # QGIS's bare "Internal Server Error": say it in the protocol's form.
+            error = InternalError("QGIS met an internal error")
+            status, headers, body = errors.render(error, self.form, self.request_id)
+            length = len(body)
         if status == 200 and length == len(body) and self._has(headers):
             status, body, length = 304, b"", None
         self.status = status

@@ -20,6 +20,7 @@ _STATUS: dict[type[errors.RequestError], tuple[int, str, str]] = {
     errors.BodyTooLarge: (413, "RequestTooLarge", "Body too large"),
     errors.UrlTooLong: (414, "RequestTooLarge", "URL too long"),
     errors.ProjectUnusable: (422, "ProjectUnusable", "Project unusable"),
+    errors.InternalError: (500, "NoApplicableCode", "Internal error"),
     errors.WorkerLost: (502, "NoApplicableCode", "Worker lost"),
     errors.Unavailable: (503, "NoApplicableCode", "Unavailable"),
     errors.LoopDetected: (508, "NoApplicableCode", "Loop detected"),

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
-from qgisd.errors import RequestError
+from qgisd.errors import RequestError, WorkerLost
 from qgisd.supervisor.model import ProjectRef
 from qgisd.supervisor.stats import PoolView
 from qgisd.wire import Headers
@@ -48,6 +48,10 @@ class Order:
 
 class Sink(Protocol):
     """Where an answer goes: a client's connection. Each request ends with one of the last three."""
+
+    @property
+    def wants_length(self) -> bool:
+        """It ends an answer of unknown length by closing (HTTP/1.0), as a cut would."""
 
     def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> None:
         """Status, headers and the first bytes of a body of `length` bytes, None if nobody knows.
@@ -108,6 +112,8 @@ class Exchange:
         self._closed = closed
         self._backlog = _Backlog(buffering)
         self._owed = 0
+        #: Status and headers of an answer that is kept whole before it is sent.
+        self._held_head: tuple[int, Headers] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._ended = False
         self._over = False
@@ -128,6 +134,9 @@ class Exchange:
                 self._backlog.keep(body)
                 self._start_writing()
             return
+        if not whole and self._sink.wants_length:
+            self._held_head = (status, headers)
+            return
         self.sent = len(body)
         self._sink.head(status, headers, body, len(body) if whole else None)
         if whole:
@@ -139,7 +148,10 @@ class Exchange:
             self._credit(self.number, len(data))
             return
         self._backlog.push(data)
-        self._start_writing()
+        if self._held_head is None:
+            self._start_writing()
+        elif self._backlog.size > self._buffering.spool:
+            self._send_held_head(None)  # more than may be kept: its length stays unknown
         if self._backlog.size <= self._buffering.spool:
             self._credit(self.number, len(data))
         else:
@@ -150,6 +162,8 @@ class Exchange:
     def end(self) -> None:
         """The worker's End; the client may still have much to take."""
         self._ended = True
+        if self._held_head is not None:
+            self._send_held_head(self._backlog.size)
         if self._writer is None and not self._over:
             self._sink.end()
             self._finish()
@@ -162,13 +176,25 @@ class Exchange:
 
     def abort(self, reason: str) -> None:
         """No more of the answer will come."""
-        if not self._over:
+        if self._over:
+            return
+        if self._held_head is not None:
+            self._sink.fail(WorkerLost("the answer broke off"))
+        else:
             self._sink.abort(reason)
-            self._finish()
+        self._finish()
 
     def gone(self) -> None:
         """The client has left."""
         self._finish()
+
+    def _send_held_head(self, length: int | None) -> None:
+        """What was held back until the length is known, or given up to be known."""
+        assert self._held_head is not None
+        (status, headers), self._held_head = self._held_head, None
+        self._sink.head(status, headers, b"", length)
+        if self._backlog.size and not self._over:
+            self._start_writing()
 
     def _start_writing(self) -> None:
         if self._writer is None:

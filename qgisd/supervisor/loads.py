@@ -134,7 +134,7 @@ class Loads(Dispatch):
         if project is None or project.version == event.ref.version:
             return
         project.path, project.version = event.ref.path, event.ref.version
-        project.failures, project.retry_at = 0, 0.0
+        project.failures, project.retry_at, project.heals = 0, 0.0, 0
         if project.breaker is not None:
             project.breaker.reset()
         if project.serving is None and project.coming is None and not project.pinned:
@@ -209,6 +209,7 @@ class Loads(Dispatch):
         if next(project.generations(), None) is None:
             self.projects.pop(project.key, None)
             self.timers.cancel(("retry", project.key))
+            self.timers.cancel(("heal", project.key))
 
     # generations
 
@@ -293,8 +294,31 @@ class Loads(Dispatch):
         self._out.append(e.Settled(project.key, generation.number, True, detail))
         if before is not None:
             self._retire(project, before, Reason.RELOAD)
+        self._await_healing(project)
         if generation.version != project.version:
             self._new_generation(project, Reason.RELOAD)
+
+    def _await_healing(self, project: Project) -> None:
+        """A generation without a layer whose source was down is not the last word."""
+        serving = project.serving
+        if serving is None or not policy.may_heal(serving.bad_layers):
+            project.heals = 0
+            self.timers.cancel(("heal", project.key))
+            return
+        longest = self.limits.backoff_limit_s * 5
+        wait = policy.backoff(project.heals + 1, longest, self._jitter())
+        self.timers.set(("heal", project.key), self.now + wait)
+
+    def _on_heal_due(self, key: str) -> None:
+        project = self.projects.get(key)
+        if project is None or project.serving is None:
+            return
+        if project.coming is None and project.last_used >= project.serving.since:
+            project.heals += 1
+            self._note(20, "loading again for the layers that did not open", key)
+            self._new_generation(project, Reason.RELOAD)
+        else:
+            self._await_healing(project)  # nobody has missed them yet
 
     def _on_snapshot_down(self, event: e.SnapshotDown) -> None:
         project = self.projects.get(event.project)
@@ -348,6 +372,7 @@ class Loads(Dispatch):
         self._note(40, f"generation {generation.number} failed: {message}{still}", project.key)
         self._cancel(project, generation, message, reason)
         project.overtaken = 0
+        self._await_healing(project)
         if generation.version != project.version and project.coming is None:
             self._new_generation(project, Reason.RELOAD)  # it was of an older file
         elif serving is None:

@@ -371,6 +371,8 @@ class Machine(Pressure):
             self._on_ping_due(self.workers[key[1]])
         elif kind == "retry":
             self._on_retry_due(key[1])
+        elif kind == "heal":
+            self._on_heal_due(key[1])
         elif kind == "load":
             self._on_load_deadline(key[1], key[2])
         elif kind == "zygote":

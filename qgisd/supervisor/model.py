@@ -181,6 +181,8 @@ class Project:
     failures: int = 0
     #: No new load of the same version before this.
     retry_at: float = 0.0
+    #: Loads in a row that were to bring back layers whose source did not answer.
+    heals: int = 0
     #: Loads given up in a row because the file had changed again meanwhile.
     overtaken: int = 0
     #: PSS of the snapshot at the last sample, bytes.

@@ -4,9 +4,11 @@ Nothing here sees a process, a clock or a live record's owner.
 """
 
 import math
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from qgisd.supervisor.model import Limits
+from qgisd.wire import BadLayer
 
 #: Weight of the newest measurement in a moving average of request costs.
 _NEWEST = 0.2
@@ -32,6 +34,18 @@ def moving_average(known: float | None, measured: float) -> float:
 def retry_after(queued: int, cost_s: float, workers: int) -> int:
     """Whole seconds until a queue of `queued` is worked off by `workers`; 1 to 60."""
     return max(1, min(60, math.ceil(queued * cost_s / max(1, workers))))
+
+
+#: Providers whose source may be down now and up again later, while the project file is the same.
+_REMOTE = {
+    "postgres", "postgresraster", "oracle", "mssql", "hana", "wms", "wcs", "WFS", "OAPIF",
+    "arcgismapserver", "arcgisfeatureserver", "vectortile",
+}  # fmt: skip
+
+
+def may_heal(bad_layers: Iterable[BadLayer]) -> bool:
+    """Whether loading the project again may bring back a layer that did not open."""
+    return any(layer.provider in _REMOTE for layer in bad_layers)
 
 
 def default_project_workers(workers: int) -> int:

@@ -187,17 +187,26 @@ def test_an_answer_whose_worker_crashes_is_cut_and_not_ended(daemon: Daemon) -> 
     assert_serves(daemon)
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("trick", [{"do": "crash", "after": "head"}, {"do": "break"}])
-def test_over_tcp_a_cut_is_a_reset(
-    daemons: Start, fake_roots: Path, version: str, trick: dict[str, str]
-) -> None:
+def test_over_tcp_a_cut_is_a_reset(daemons: Start, fake_roots: Path, trick: dict[str, str]) -> None:
     daemon = daemons(fake_roots, pool=LIMITS, listen=f"127.0.0.1:{free_port()}")
     with Raw(daemon) as client:
-        client.get(path("a", **trick), version)
+        client.get(path("a", **trick))
         head_and_body, ending = client.rest()
     assert ending == "reset"
     assert not head_and_body.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("trick", [{"do": "crash", "after": "head"}, {"do": "break"}])
+def test_to_http_1_0_a_broken_answer_is_an_error_and_no_half(
+    daemon: Daemon, trick: dict[str, str]
+) -> None:
+    """It ends what has no length by closing, as a cut would: nothing is sent before all is here."""
+    with Raw(daemon) as client:
+        client.get(path("a", **trick), "1.0")
+        data, _ = client.rest()
+    assert data.startswith((b"HTTP/1.1 502 ", b"HTTP/1.0 502 "))
+    assert b"half of it" not in data
 
 
 def test_an_answer_that_breaks_is_cut_and_its_worker_stays(daemon: Daemon) -> None:

@@ -303,6 +303,19 @@ def test_an_http_1_0_client_gets_plain_bytes_and_the_end(daemons: Start, fake_ro
     head, _, body = data.partition(b"\r\n\r\n")
     assert (body, ending) == (b"".join(pieces(30, 100_000)), "closed")
     assert b"chunked" not in head
+    assert b"Content-Length: 3000000" in head
+
+
+def test_an_answer_over_the_spool_goes_to_http_1_0_without_its_length(
+    daemons: Start, fake_roots: Path
+) -> None:
+    daemon = daemons(fake_roots, http='spool = "1MiB"', listen=f"127.0.0.1:{free_port()}")
+    with Raw(daemon) as client:
+        client.get(path("a", do="chunks", n=60, size=100_000), "1.0")
+        data, ending = client.rest()
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert (body, ending) == (b"".join(pieces(60, 100_000)), "closed")
+    assert b"Content-Length" not in head
 
 
 def test_a_client_that_closes_its_sending_side_still_gets_its_answer_or_is_counted_gone(

@@ -17,6 +17,7 @@ from qgisd.supervisor import events as e
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import MOST_DEPTH, Job, Limits, Project, ProjectRef, Worker
 from qgisd.supervisor.states import GenerationState, JobState, WorkerState
+from qgisd.wire import BadLayer
 from qgisd.words import Mode, RequestClass
 
 #: Events that one event may cause without the world doing anything: more is a livelock.
@@ -98,6 +99,8 @@ class World:
     """A machine, a clock, and everything outside the machine."""
 
     def __init__(self, **figures: Any) -> None:
+        #: Layers that do not open, by project, at the loads to come.
+        self.bad_layers: dict[str, list[BadLayer]] = {}
         self.machine = Machine(limits(**figures), lambda: 0.0)
         self.now = 1000.0
         self.said: list[e.Instruction] = []
@@ -279,7 +282,8 @@ class World:
     ) -> list[e.Instruction]:
         self.snapshots[token].state = "loaded" if mode is Mode.FORKED else "dead"
         why = "" if mode is Mode.FORKED else "threads stay"
-        return self.tell(e.SnapshotLoaded(*token, mode, why, 3, [], 500.0))
+        bad = self.bad_layers.get(token[0], [])
+        return self.tell(e.SnapshotLoaded(*token, mode, why, 3, bad, 500.0))
 
     def snapshot_dies(self, token: tuple[str, int], message: str = "signal 11") -> None:
         self.snapshots[token].state, self.snapshots[token].message = "dead", message

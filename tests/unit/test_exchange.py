@@ -27,7 +27,8 @@ ORDER = Order(
 class Client:
     """A sink whose reader takes something only when it is allowed to."""
 
-    def __init__(self) -> None:
+    def __init__(self, wants_length: bool = False) -> None:
+        self.wants_length = wants_length
         self.taken = bytearray()
         self.story: list[str] = []
         self.length: int | None = None
