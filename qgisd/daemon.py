@@ -102,7 +102,7 @@ class Daemon:
         sockets.mkdir(mode=0o700, exist_ok=True)
         self._router = Router(sockets, self._on_frames)
         raise_descriptor_limit()
-        self._health = Health(sockets)
+        self._health = Health(sockets, public)
         self._watching = asyncio.ensure_future(self._health.watch())
         for name, pool in self._config.all_pools().items():
             self._pools[name] = self._make_pool(name, pool, runtime)

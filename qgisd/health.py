@@ -4,7 +4,10 @@ import asyncio
 import logging
 import os
 import resource
+import socket
+import sys
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 _log = logging.getLogger("qgisd.health")
@@ -18,8 +21,9 @@ _REMEMBERED = 600
 class Health:
     """Watches from inside the loop; `report` says what it saw."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, listeners: Sequence[socket.socket]) -> None:
         self._folder = folder
+        self._listeners = listeners
         self._lags: deque[float] = deque(maxlen=_REMEMBERED)
 
     async def watch(self) -> None:
@@ -34,7 +38,8 @@ class Health:
                 _log.warning("the event loop was held up for %.0f ms", lag * 1000)
 
     def report(self) -> dict[str, object]:
-        """Lag of the loop in the last minute, descriptors, and whether the socket folder is there.
+        """Lag of the loop in the last minute, descriptors, connections that wait to be accepted,
+        and whether the socket folder is there.
 
         Workers connect through that folder: without it (a cleaner of /tmp) no worker comes up.
         """
@@ -44,7 +49,16 @@ class Health:
             "descriptors": len(os.listdir("/proc/self/fd")),
             "descriptor_limit": soft,
             "socket_folder": self._folder.is_dir(),
+            "backlog": max((_backlog(listener) for listener in self._listeners), default=0),
         }
+
+
+def _backlog(listener: socket.socket) -> int:
+    """Connections that wait to be accepted; of a listening TCP socket, tcpi_unacked says so."""
+    if listener.family == socket.AF_UNIX:
+        return 0  # the kernel does not tell
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    return int.from_bytes(info[24:28], sys.byteorder)
 
 
 def raise_descriptor_limit() -> None:

@@ -48,7 +48,6 @@ class Loads(Dispatch):
         if self.zygote.number == event.number:
             self.timers.cancel(("zygote", event.number))
             self.zygote.state = advance(ZYGOTE, self.zygote.state, "up", "zygote")
-            self.zygote.failures = 0
             self.ever_up = True
 
     def _on_zygote_down(self, event: e.ZygoteDown) -> None:
@@ -63,6 +62,8 @@ class Loads(Dispatch):
             self._out.append(e.GiveUp(event.message))
             return
         zygote = self.zygote
+        if self.now - zygote.since > self.limits.backoff_limit_s:
+            zygote.failures = 0  # one that dies every twenty seconds has not been well
         zygote.state = advance(ZYGOTE, zygote.state, "exit", "zygote")
         zygote.failures += 1
         wait = policy.backoff(zygote.failures, self.limits.backoff_limit_s, self._jitter())
@@ -126,7 +127,7 @@ class Loads(Dispatch):
 
     def _on_retry_due(self, key: str) -> None:
         project = self.projects.get(key)
-        if project is not None and project.pinned:
+        if project is not None and (project.pinned or project.serving is not None):
             self._need_generation(project)
 
     def _on_changed(self, event: e.Changed) -> None:
@@ -282,8 +283,8 @@ class Loads(Dispatch):
         generation.state = advance(GENERATION, generation.state, "switch", project.key)
         project.serving, project.coming = generation, None
         self.coming.pop(project.key, None)
-        project.error, project.failures, project.retry_at = "", 0, 0.0
-        project.overtaken = 0
+        project.error, project.retry_at, project.overtaken = "", 0.0, 0
+        project.switched_at = self.now
         bad = f", {len(generation.bad_layers)} bad layers" if generation.bad_layers else ""
         kept = f", each worker loads it: {generation.why}" if generation.why else ""
         detail = (
@@ -343,9 +344,26 @@ class Loads(Dispatch):
             self._fail_generation(project, generation, message)
             return
         # The one that serves: its workers go on, but no more can be forked from it.
-        self._note(30, f"the snapshot ended: {message}; loading anew", project.key)
-        if project.coming is None:
+        wait = self._count_load_failure(project)
+        if project.coming is not None:
+            return
+        if project.failures == 1:
+            self._note(30, f"the snapshot ended: {message}; loading anew", project.key)
             self._new_generation(project, Reason.CRASH)
+        else:
+            again = f"loading anew in {wait:.1f} s"
+            self._note(40, f"the snapshot ended once more: {message}; {again}", project.key)
+
+    def _count_load_failure(self, project: Project) -> float:
+        """One more in a row; seconds until it is worth another try, at which it is tried."""
+        if project.switched_at and self.now - project.switched_at > self.limits.backoff_limit_s:
+            project.failures, project.switched_at = 0, 0.0
+        project.failures += 1
+        wait = policy.backoff(project.failures, self.limits.backoff_limit_s, self._jitter())
+        project.retry_at = self.now + wait
+        if project.pinned or project.serving is not None:
+            self.timers.set(("retry", project.key), project.retry_at)
+        return wait
 
     def _on_load_deadline(self, key: str, number: int) -> None:
         project = self.projects.get(key)
@@ -362,11 +380,7 @@ class Loads(Dispatch):
     ) -> None:
         """This load came to nothing; one that still serves goes on serving."""
         project.error = message
-        project.failures += 1
-        wait = policy.backoff(project.failures, self.limits.backoff_limit_s, self._jitter())
-        project.retry_at = self.now + wait
-        if project.pinned:
-            self.timers.set(("retry", project.key), project.retry_at)
+        self._count_load_failure(project)
         serving = project.serving if project.serving is not generation else None
         still = f"; generation {serving.number} still serves" if serving else ""
         self._note(40, f"generation {generation.number} failed: {message}{still}", project.key)

@@ -178,7 +178,9 @@ class Project:
     leaving: list[Generation] = field(default_factory=list)
     #: What the last load said, if it failed; the generation before may still serve.
     error: str = ""
+    #: Loads and snapshots that failed, since it last served for a good while.
     failures: int = 0
+    switched_at: float = 0.0
     #: No new load of the same version before this.
     retry_at: float = 0.0
     #: Loads in a row that were to bring back layers whose source did not answer.

@@ -31,7 +31,7 @@ def leaky_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "__init__.py").write_text(
         textwrap.dedent(
-            '''
+            """
             import time
             from qgis.server import QgsServerFilter
 
@@ -52,7 +52,7 @@ def leaky_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
             def serverClassFactory(interface):
                 interface.registerFilter(Leak(interface), 50)
                 return None
-            '''
+            """
         )
     )
     return folder.parent
@@ -174,7 +174,6 @@ def test_an_idle_snapshot_is_evicted_when_the_pool_needs_memory(
     """Idle workers first, then the snapshot that is not pinned; the pinned project serves on."""
     options = 'worker_memory = "4GiB"\nmemory_interval_s = 0.3\nworkers = 3\n'
     pinned = 'pinned = ["world/world"]'
-    small = target("many/p0000", "")
 
     def warm(daemon: Daemon) -> None:
         assert daemon.get(target()).status == 200
@@ -199,12 +198,9 @@ def test_an_idle_snapshot_is_evicted_when_the_pool_needs_memory(
     # At last the one that leaked is killed, and there is room again.
     eventually(lambda: pss(daemon.pids()) < budget, timeout=15, period=0.2)
     assert daemon.get(target(), timeout=60).status == 200
-    eventually(
-        lambda: daemon.get(capabilities("many/p0000"), timeout=60).status == 200, timeout=10
-    )
+    eventually(lambda: daemon.get(capabilities("many/p0000"), timeout=60).status == 200, timeout=10)
     assert daemon.projects()["world/world.qgs"]["loads"] == 1
     assert "crash" not in ended(daemon)
-    del small
 
 
 def capabilities(project: str) -> str:

@@ -735,8 +735,46 @@ def test_a_dead_zygote_is_followed_by_another_after_a_growing_pause() -> None:
         assert w.machine.zygote.number != number
         pauses.append(w.now - since)
     w.settle()
-    assert w.machine.zygote.state is ZygoteState.UP and w.machine.zygote.failures == 0
+    assert w.machine.zygote.state is ZygoteState.UP
     assert pauses == sorted(pauses) and not w.gave_up
+
+
+@pytest.mark.parametrize(("lived", "pause"), [(5.0, 2.0), (100.0, 1.0)])
+def test_only_a_zygote_that_was_up_for_a_good_while_begins_the_pauses_anew(
+    lived: float, pause: float
+) -> None:
+    w = world(backoff_limit_s=60.0, ping_interval_s=1e6)
+    w.lose_zygote()
+    w.wait(1.01)
+    w.settle()
+    w.wait(lived)
+    w.lose_zygote()
+    number = w.machine.zygote.number
+    w.wait(pause - 0.02)
+    assert w.machine.zygote.number == number
+    w.wait(0.04)
+    assert w.machine.zygote.number != number
+
+
+def test_a_snapshot_that_dies_again_and_again_is_loaded_after_growing_pauses() -> None:
+    w = world(backoff_limit_s=60.0, ping_interval_s=1e6, idle_worker_s=1e6)
+    w.serve(A)
+    loads = []
+    for _ in range(4):
+        before = len(w.heard(e.ForkSnapshot))
+        w.lose_snapshot(A)
+        begun = w.now
+        while len(w.heard(e.ForkSnapshot)) == before:
+            w.wait(0.25)
+        loads.append(w.now - begun)
+        w.settle()
+    assert loads[0] < loads[1] < loads[2] < loads[3]
+    serving = w.project(A).serving
+    assert serving is not None and serving.snapshot
+    w.wait(100)
+    before = len(w.heard(e.ForkSnapshot))
+    w.lose_snapshot(A)
+    assert len(w.heard(e.ForkSnapshot)) == before + 1
 
 
 def test_what_serves_goes_on_serving_without_a_zygote() -> None:
