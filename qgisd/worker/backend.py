@@ -67,6 +67,9 @@ class Backend(Protocol):
     def quiesce(self) -> None:
         """End what threads can be ended; called again until they are gone."""
 
+    def forked(self) -> None:
+        """In a fresh worker, before it says that it is ready."""
+
     def idle(self) -> None:
         """Between requests, now and then: turn an event loop, return memory."""
 

@@ -5,7 +5,8 @@ It never stands in for QGIS in a test of what QGIS does.
 
 A project is a text file of `key = value` lines; a request's query says what to do:
 
-    project    load_s · fail · crash · hang · thread (seconds it lives, or "stay") · boot_hang
+    project    load_s · fail · crash · hang · thread (seconds it lives, or "stay")
+               boot_hang · boot_crash (of workers)
                layers · text (answered by /?do=text)
     request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang | exit&code=
                | crash&signal=&after=head | leak&mb= | garbage | break | stop (SIGSTOP)
@@ -64,6 +65,13 @@ class FakeBackend:
 
     def quiesce(self) -> None:
         """Nothing to end."""
+
+    def forked(self) -> None:
+        """Hang or crash, if the project says so."""
+        if "boot_hang" in self._project:
+            _hang()
+        if "boot_crash" in self._project:
+            os.kill(os.getpid(), signal.SIGSEGV)
 
     def idle(self) -> None:
         """Nothing to turn."""

@@ -86,6 +86,9 @@ class QgisBackend:
         pool.waitForDone(1000)
         QCoreApplication.processEvents()
 
+    def forked(self) -> None:
+        """Nothing: what QGIS needs is put right by the rules of the fork."""
+
     def idle(self) -> None:
         """Turn Qt's event loop: pooled connections expire by its timers."""
         QCoreApplication.processEvents()

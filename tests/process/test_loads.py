@@ -547,3 +547,27 @@ def test_a_snapshot_killed_while_it_loads_fails_that_load_alone(
         assert answer.result().status == 422
     assert "signal 9" in state(daemon, "slow.qgs")["error"]
     eventually(lambda: daemon.ows("slow", do="text").body == b"slow", timeout=5)
+
+
+@pytest.mark.parametrize("trouble", ["boot_hang", "boot_crash"])
+def test_workers_that_never_come_up_fail_the_project_and_no_other(
+    daemons: Start, fake_roots: Path, trouble: str
+) -> None:
+    daemon = daemons(fake_roots, pool="boot_timeout_s = 0.3")
+    write_fake_project(fake_roots / "lame.qgs", **{trouble: 1})
+    answer = daemon.ows("lame", do="text", SERVICE="WMS")
+    assert answer.status == 422 and b"ServiceException" in answer.body
+    project = daemon.projects()["lame.qgs"]
+    assert project["ended"] == {"boot": 3}
+    assert "its workers do not start" in project["error"]
+    assert daemon.ows("a", do="text").body == b"hello"
+
+
+def test_a_new_generation_whose_workers_never_come_up_leaves_the_old_one_serving(
+    daemons: Start, fake_roots: Path
+) -> None:
+    daemon = daemons(fake_roots, pool="boot_timeout_s = 0.3")
+    assert daemon.ows("a", do="text").body == b"hello"
+    write_fake_project(fake_roots / "a.qgs", text="new", boot_hang=1)
+    eventually(lambda: daemon.projects()["a.qgs"]["state"] == "stale", timeout=5)
+    assert daemon.ows("a", do="text").body == b"hello"
