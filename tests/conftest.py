@@ -1,11 +1,15 @@
 """Fixtures shared by all tests."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import Daemon, eventually, marked, start_daemon, write_fake_project
+
+# NumPy, which some tests bring in, starts OpenBLAS's threads: tests of the fork count threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture

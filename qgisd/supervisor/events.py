@@ -74,11 +74,13 @@ class SnapshotDown:
     """It ended, or could not load; `message` says what is known.
 
     never_forked: its zygote died before it came to be, which is no fault of the project.
+    crashed: it ended without a word, which may be no fault of the project either.
     """
 
     project: str
     generation: int
     message: str
+    crashed: bool = False
     never_forked: bool = False
 
 

@@ -216,7 +216,8 @@ class Loads(Dispatch):
 
     def _new_generation(self, project: Project, reason: Reason) -> None:
         if project.coming is not None:
-            if project.coming.version == project.version and reason is not Reason.RELOAD:
+            same = project.coming.version == project.version
+            if same and reason not in (Reason.RELOAD, Reason.CRASH):
                 return
         before = project.coming
         self._generations += 1
@@ -333,15 +334,23 @@ class Loads(Dispatch):
                 generation.state = advance(GENERATION, generation.state, "orphaned", project.key)
                 generation.snapshot = False
             else:
-                self._snapshot_gone(project, generation, event.message)
+                self._snapshot_gone(project, generation, event.message, event.crashed)
 
-    def _snapshot_gone(self, project: Project, generation: Generation, message: str) -> None:
+    def _snapshot_gone(
+        self, project: Project, generation: Generation, message: str, crashed: bool
+    ) -> None:
         expected = not generation.snapshot
         generation.snapshot = False
         if expected or generation.state is GenerationState.RETIRED:
             return
         if generation is project.coming:
-            self._fail_generation(project, generation, message)
+            if crashed and not project.failures:
+                # Like a request whose worker dies, a load whose process dies gets another try.
+                self._count_load_failure(project)
+                self._note(30, f"the load ended: {message}; once more", project.key)
+                self._new_generation(project, Reason.CRASH)
+            else:
+                self._fail_generation(project, generation, message)
             return
         # The one that serves: its workers go on, but no more can be forked from it.
         wait = self._count_load_failure(project)

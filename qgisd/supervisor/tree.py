@@ -228,7 +228,7 @@ class Tree:
         forker.group.leave(token)
         generation, project = wire.parse_snapshot_token(token)
         message = forker.message or f"the process that held it ended: {ending(code)}"
-        self._emit(e.SnapshotDown(project, generation, message))
+        self._emit(e.SnapshotDown(project, generation, message, crashed=not forker.message))
         self._lose_orders(forker)
 
     # workers

@@ -392,7 +392,7 @@ def test_xml_nested_without_end_is_refused(daemon: Daemon, body: str) -> None:
 def test_a_filter_nested_without_end_in_a_form_is_refused(daemon: Daemon) -> None:
     form = urlencode({
         "SERVICE": "WFS", "VERSION": "1.1.0", "REQUEST": "GetFeature", "TYPENAME": "lakes",
-        "FILTER": f"<Filter>{DEEP}</Filter>",
+        "FILTER": f"<Filter>{'<And>' * 20_000}{'</And>' * 20_000}</Filter>",
     })  # fmt: skip
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = daemon.request("POST", "/ows/?MAP=demo/world", form.encode(), kind)

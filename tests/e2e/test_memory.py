@@ -143,6 +143,18 @@ def test_leaking_workers_are_replaced_and_no_request_fails(
     assert set(counts) <= {"memory"}
 
 
+def test_a_worker_that_leaks_faster_than_it_is_looked_at_is_replaced_in_time(
+    leaky_daemon: Callable[..., Daemon],
+) -> None:
+    """Between two looks at the default interval it could take many times its limit."""
+    daemon = leaky_daemon('worker_memory = "256MiB"\nworkers = 1\nproject_workers = 1')
+    answers = [daemon.get(target(LEAK=40, WIDTH=20, HEIGHT=10), timeout=60) for _ in range(60)]
+    failed = [(answer.status, answer.body[:200]) for answer in answers if answer.status != 200]
+    assert failed == []
+    eventually(lambda: largest_worker(daemon) < 512 * MIB, timeout=15)
+    assert set(ended(daemon)) == {"memory"}
+
+
 def test_a_worker_over_the_hard_limit_is_killed_in_its_request(
     leaky_daemon: Callable[..., Daemon],
 ) -> None:

@@ -114,7 +114,8 @@ def test_a_project_that_does_not_load_is_422_for_all_who_wait(
         assert error.encode() not in answer.body
         assert str(fake_roots).encode() not in answer.body
     project = state(daemon, "bad.qgs")
-    assert (project["state"], project["loads"]) == ("failed", 1)
+    # A load whose process dies is tried once more, as a request would be.
+    assert (project["state"], project["loads"]) == ("failed", 2 if "crash" in content else 1)
     assert error in project["error"]
     assert error in daemon.ctl("projects").stdout
     eventually(lambda: not named(daemon, "snapshot"))
@@ -536,7 +537,7 @@ def test_a_zygote_that_dies_again_and_again_comes_back(daemons: Start, fake_root
     assert daemon.ows("c", do="text").body == b"late"
 
 
-def test_a_snapshot_killed_while_it_loads_fails_that_load_alone(
+def test_a_snapshot_killed_while_it_loads_costs_nobody_an_answer(
     daemons: Start, fake_roots: Path
 ) -> None:
     write_fake_project(fake_roots / "slow.qgs", load_s=1, text="slow")
@@ -544,9 +545,8 @@ def test_a_snapshot_killed_while_it_loads_fails_that_load_alone(
     with background() as clients:
         answer = clients.ows(daemon, "slow", do="text")
         os.kill(the(daemon, "snapshot"), signal.SIGKILL)
-        assert answer.result().status == 422
-    assert "signal 9" in state(daemon, "slow.qgs")["error"]
-    eventually(lambda: daemon.ows("slow", do="text").body == b"slow", timeout=5)
+        assert answer.result().body == b"slow"
+    assert state(daemon, "slow.qgs")["loads"] == 2
 
 
 @pytest.mark.parametrize("trouble", ["boot_hang", "boot_crash"])
@@ -558,7 +558,7 @@ def test_workers_that_never_come_up_fail_the_project_and_no_other(
     answer = daemon.ows("lame", do="text", SERVICE="WMS")
     assert answer.status == 422 and b"ServiceException" in answer.body
     project = daemon.projects()["lame.qgs"]
-    assert project["ended"] == {"boot": 3}
+    assert project["ended"]["boot"] == 3
     assert "its workers do not start" in project["error"]
     assert daemon.ows("a", do="text").body == b"hello"
 
