@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:7080
 
-.PHONY: run test check install system bench clean
+.PHONY: run test chaos check install system bench clean
 
 run: install
 	@echo; echo "A map:  http://$(LISTEN)/ows/p/world?SERVICE=WMS&VERSION=1.3.0&REQUEST=GetMap&LAYERS=world&STYLES=&CRS=EPSG:4326&BBOX=-90,-180,90,180&WIDTH=1200&HEIGHT=600&FORMAT=image/png"; echo
@@ -14,6 +14,11 @@ run: install
 test: install
 	./scripts/system-packages test
 	$(BIN)/python -m pytest $(ARGS)
+
+# The long run of the chaos suite; the short one is part of `make test`.
+chaos: install
+	./scripts/system-packages test
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-1800} $(BIN)/python -m pytest tests/chaos -s --timeout=7200 $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import alone, processes, projects, report, throughput
+from bench import alone, faults, processes, projects, report, throughput
 from bench.processes import log
 from bench.servers import ALL, Qgisd, Server, versions
 from bench.work import Scenario, scenarios
@@ -44,7 +44,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [scenario.name for scenario in scenarios([])] + ["kill", "scale"]
+    names = [scenario.name for scenario in scenarios([])] + ["kill", "scale", "faults"]
     parser.add_argument("--quick", action="store_true", help="one short round: plausible, no more")
     parser.add_argument("--only", nargs="+", choices=names, metavar="SCENARIO",
                         help=", ".join(names))  # fmt: skip
@@ -101,7 +101,12 @@ def _run(options: argparse.Namespace) -> str:
     if "scale" in options.only and Qgisd in kinds:
         scaled = alone.scale(Qgisd(*places, MANY_WORKERS), options.seconds)
     facts = versions(options.cache) | {"load average at the start": f"{loads:.2f}"}
-    return report.render(options.command, facts, WORKERS, cells, remarks, killed, scaled)
+    section = report.render(options.command, facts, WORKERS, cells, remarks, killed, scaled)
+    if "faults" in options.only:
+        names = [kind.name for kind in kinds]
+        found = faults.run(names, *places, WORKERS, options.quick)
+        section += "\n\n" + faults.render(found, {kind.name: kind.title for kind in kinds})
+    return section
 
 
 def _throughput(

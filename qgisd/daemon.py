@@ -41,6 +41,8 @@ _log = logging.getLogger("qgisd")
 _WINDOW = 2 << 20
 #: Longest head of a request that is read at all; http.max_url, below it, is answered with 414.
 _MAX_HEAD = 2 << 20
+#: Seconds between two looks at whether all is answered.
+_LOOK_S = 0.02
 #: Removed from the environment of a zygote: they change what QGIS or Qt does behind our back.
 _UNWANTED = ("DISPLAY", "WAYLAND_DISPLAY", "QGIS_PROJECT_FILE", "PYTHONHOME", "NOTIFY_SOCKET")
 
@@ -59,6 +61,7 @@ class Daemon:
         self._config: Config = loaded.config
         self._pools: dict[str, RunningPool] = {}
         self._servers: list[HTTPServer] = []
+        self._app: PublicApp | None = None
         self._router: Router | None = None
         #: Addresses that are ours to forget.
         self._bound: list[str] = []
@@ -169,7 +172,7 @@ class Daemon:
             Route(pool.route, self._pools[name], partial(timeout_of, pool))
             for name, pool in self._config.all_pools().items()
         ]
-        app = PublicApp(settings, routes)
+        app = self._app = PublicApp(settings, routes)
         api = make_api(self._pools, describe(self._loaded), self._health.report)
         for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):
             server = HTTPServer(
@@ -199,10 +202,17 @@ class Daemon:
     async def _shut_down(self) -> None:
         sdnotify.notify("STOPPING=1")
         _log.info("stopping")
+        loop = asyncio.get_running_loop()
+        limit = 0.0 if self._failure else self._config.daemon.shutdown_timeout_s
+        deadline = loop.time() + limit
         for server in self._servers:
             server.stop()
-        timeout = 0.0 if self._failure else self._config.daemon.shutdown_timeout_s
-        stops = [asyncio.ensure_future(pool.stop(timeout)) for pool in self._pools.values()]
+            # What comes on connections that are open is still answered; then they close.
+            server.conn_params.no_keep_alive = True
+        while self._app and self._app.busy and not self._now and loop.time() < deadline:
+            await asyncio.sleep(_LOOK_S)
+        left = 0.0 if self._now else max(0.0, deadline - loop.time())
+        stops = [asyncio.ensure_future(pool.stop(left)) for pool in self._pools.values()]
         watch = asyncio.ensure_future(self._watch_for_now())
         await asyncio.gather(*stops)
         watch.cancel()

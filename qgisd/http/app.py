@@ -91,6 +91,11 @@ class PublicApp(HTTPServerConnectionDelegate):
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[Connection] = set()
 
+    @property
+    def busy(self) -> bool:
+        """A request has come whose answer is not complete."""
+        return bool(self._open)
+
     # life of a connection
 
     def start_request(

@@ -72,6 +72,15 @@ class ProjectFiles:
         self._emit(e.LoadOrdered(ref, pin=True))
         return True
 
+    async def _prefer_qgs(self) -> None:
+        """A name without suffix means the .qgs, where there is one (again)."""
+        for name, ref in list(self._known.items()):
+            if ref.path.endswith(".qgz") and not name.endswith(".qgz"):
+                try:
+                    await self.resolve(name)
+                except ProjectNotFound:
+                    self._known.pop(name, None)
+
     async def check(self) -> None:
         """Compare the file of every project we know with what it was."""
         records = [(project.key, project.path) for project in self._projects.values()]
@@ -79,6 +88,7 @@ class ProjectFiles:
         found = await self._loop.run_in_executor(
             None, lambda: {path: version_of(path) for path in paths}
         )
+        await self._prefer_qgs()
         for name, ref in list(self._known.items()):
             version = found.get(ref.path, ref.version)
             if version is None:

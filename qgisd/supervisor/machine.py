@@ -295,9 +295,6 @@ class Machine(Pressure):
             self._abort(job, f"the worker died: {detail}")
         elif job.abandoned:
             self._finish(job)
-        elif reason is Reason.MEMORY:
-            # Once more would end the same way.
-            self._fail(job, WorkerLost("the request took more memory than a worker may have"))
         elif job.idempotent and job.attempts < ATTEMPTS:
             job.state = advance(JOB, job.state, "requeue", job.id)
             job.worker = 0
@@ -306,6 +303,8 @@ class Machine(Pressure):
             self.queue.push(job, project.room, front=True)
             self._need_generation(project)
             self._out.append(e.Retry(job.id))
+        elif reason is Reason.MEMORY:
+            self._fail(job, WorkerLost("the request took more memory than a worker may have"))
         else:
             self._fail(job, WorkerLost("the process that worked on this request died"))
 

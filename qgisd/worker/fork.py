@@ -4,6 +4,7 @@ Each rule stands here with the failure that it prevents (measured; docs/decision
 Linux only; single-threaded by its own rules; imports no QGIS.
 """
 
+import ctypes
 import fcntl
 import gc
 import os
@@ -210,6 +211,18 @@ def prepare_to_fork() -> None:
     """Rule 10: keep the collector from touching, and so copying, pages shared with forks."""
     gc.collect()
     gc.freeze()
+    return_memory()
+
+
+def return_memory() -> None:
+    """Give back to the kernel what a load took for a while, the XML of a large project above all.
+
+    Two thirds of it, measured (200 layers, 40 MB of .qgs, QGIS 3.22: 1,092 MiB before, 357 MiB
+    after). What is free in a snapshot would besides be filled, and so copied, by each fork.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
 
 
 def mark_process(name: str, oom_score_adj: int) -> None:

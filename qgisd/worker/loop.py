@@ -32,6 +32,7 @@ def run_worker(backend: Backend, settings: ZygoteSettings, order: wire.ForkWorke
         except LoadError as error:
             print(f"worker {order.worker}: cannot load {order.path}: {error}", flush=True)
             os._exit(1)
+        fork.return_memory()
     backend.forked()
     context = zmq.Context(io_threads=1)
     dealer = context.socket(zmq.DEALER)

@@ -13,7 +13,7 @@ _kept = []
 class Hog(QgsServerFilter):
     """Before QGIS does its work."""
 
-    def requestReady(self):
+    def requestReady(self):  # noqa: N802  (QGIS calls it)
         parameters = self.serverInterface().requestHandler().parameterMap()
         if parameters.get("LEAK"):
             _kept.append(b"x" * (int(parameters["LEAK"]) << 20))
@@ -25,7 +25,7 @@ class Hog(QgsServerFilter):
             time.sleep(float(parameters["STUCK"]))
 
 
-def serverClassFactory(interface):
+def serverClassFactory(interface):  # noqa: N802  (QGIS calls it)
     """What QGIS calls."""
     interface.registerFilter(Hog(interface), 50)
-    return None
+    return

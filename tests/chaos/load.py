@@ -117,8 +117,7 @@ class Clients:
             try:
                 while piece := answer.read(65536):
                     pieces.append(piece)
-                    if self._stop.wait(0.002 if self._stop.is_set() else 0.02):
-                        pass
+                    self._stop.wait(0.02)
             except (http.client.IncompleteRead, ConnectionResetError):
                 complete = False
         except OSError as error:
@@ -141,7 +140,7 @@ class Clients:
 
     def _vanishing(self, rng: random.Random) -> None:
         """Asks and leaves."""
-        subject, query = rng.choice(self._subjects), None
+        subject = rng.choice(self._subjects)
         query = rng.choice(subject.queries)
         if rng.random() < 0.3:
             subject, query, _ = self._big

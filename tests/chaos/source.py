@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Not to the terminal."""
 
-    def do_GET(self) -> None:  # noqa: N802  (http.server calls it)
+    def do_GET(self) -> None:
         mode = self.source.mode
         try:
             if mode == HANG:

@@ -204,7 +204,7 @@ def measure_calm(
 
 
 def heal_times(daemon: Daemon, subjects: list[Subject], note: EventLog) -> dict[str, float]:
-    """Seconds after which each project answers everything exactly right; infinite if it does not."""
+    """Seconds until each project answers everything exactly right; infinity if it does not."""
     begin = time.monotonic()
     found: dict[str, float] = {}
     while len(found) < len(subjects) and time.monotonic() - begin < HEAL_S + 10:
