@@ -4,6 +4,7 @@ Everything is made here and handed to whoever needs it; no other module knows th
 """
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -71,6 +72,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Start, wait for a signal, stop."""
+        gc.freeze()  # what is imported lives as long as we do: nothing there to collect
         runtime, temporary = configuration.runtime_dir(self._config, os.environ)
         try:
             runtime.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -35,6 +35,8 @@ def main() -> None:
     os.set_inheritable(settings.lifeline_fd, False)
     fork.bind_lifeline(settings.lifeline_fd)
     fork.mark_process("qgisd-zygote", 100)
+    # Rendering takes all the processor it gets; the daemon, which hands out the work, goes first.
+    os.nice(5)
     try:
         backend = make_backend(settings)
         started = backend.start()
