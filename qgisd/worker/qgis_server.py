@@ -3,7 +3,6 @@
 API used: QgsServer.handleRequest(request, response, project), QGIS 3.22 and later.
 """
 
-import os
 import sys
 import traceback
 from typing import Any
@@ -45,7 +44,6 @@ class QgisBackend:
     def __init__(self, settings: ZygoteSettings) -> None:
         self._settings = settings
         self._project: QgsProject | None = None
-        self._response: _Response | None = None
 
     def start(self) -> Started:
         """QgsApplication, QgsServer, plugins. Raises LoadError if a service module is missing."""
@@ -59,7 +57,6 @@ class QgisBackend:
         self._server = QgsServer()
         QgsNetworkAccessManager.setTimeout(round(self._settings.network_timeout_s * 1000))
         nesting.mark(1)
-        QgsApplication.messageLog().messageReceived[str, str, Qgis.MessageLevel].connect(self._log)
         interface = self._server.serverInterface()
         registry = interface.serviceRegistry()
         services = [name for name in _SERVICES if registry.getService(name) is not None]
@@ -101,7 +98,7 @@ class QgisBackend:
             dict(request.headers),
             body or None,
         )
-        response = self._response = _Response(answer)
+        response = _Response(answer)
         nesting.enter(request.headers)
         try:
             self._server.handleRequest(qgis_request, response, self._project)
@@ -109,13 +106,6 @@ class QgisBackend:
             print(f"request failed: {type(error).__name__}: {error}", file=sys.stderr)
             response.broken = f"{type(error).__name__} in QgsServer.handleRequest"
         response.settle()
-        self._response = None
-
-    def _log(self, message: str, tag: str, level: Any) -> None:
-        if _TOO_LATE in message and self._response is not None:
-            self._response.broken = "QGIS met an error after the first bytes were out"
-        if os.environ.get("QGISD_QGIS_LOG"):
-            print(f"QGIS {tag}: {message}", file=sys.stderr)
 
 
 def _honest_status(status: int, body: bytes) -> int:
@@ -188,6 +178,8 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
 
     def settle(self) -> None:
         """Send what is left, or say that the answer is broken."""
+        if self._begun:
+            self._messages().disconnect(self._listen)
         if self.broken and self._begun:
             self._answer.fail(self.broken)
         elif self.broken:
@@ -206,8 +198,19 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
     def _send(self, data: bytes) -> None:
         if not self._begun:
             self._begun = True
+            # From here on an error of QGIS shows in its log alone. Not before: it logs a dozen
+            # messages for each map, and to hear them costs.
+            self._messages().connect(self._listen)
             self._answer.begin(self.statusCode() or 200, self._headers())
         self._answer.write(data)
+
+    @staticmethod
+    def _messages() -> Any:
+        return QgsApplication.messageLog().messageReceived[str, str, Qgis.MessageLevel]
+
+    def _listen(self, message: str, tag: str, level: Any) -> None:
+        if _TOO_LATE in message:
+            self.broken = "QGIS met an error after the first bytes were out"
 
     def _headers(self) -> wire.Headers:
         return [(name, value) for name, value in self.headers().items() if name]
