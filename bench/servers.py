@@ -245,7 +245,7 @@ def versions(cache: Path) -> dict[str, str]:
                 ]
             )
         ),
-        "kernel": os.uname().release,
+        "kernel": ".".join(os.uname().release.split(".")[:2]),
         "cores": str(len(os.sched_getaffinity(0))),
     }
 
