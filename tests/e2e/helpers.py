@@ -136,6 +136,9 @@ _TIMES = {
     "json": [  # OGC API Features says when it answered
         (rb'"timeStamp":"[^"]*"', b'"timeStamp":""'),
     ],
+    "xml": [  # and so does a GetFeature that asks for the number of hits
+        (rb'timeStamp="[^"]*"', b'timeStamp=""'),
+    ],
 }
 
 

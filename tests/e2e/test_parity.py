@@ -1,8 +1,9 @@
 """Every kind of request, answered as a plain QgsServer in a process of its own answers it.
 
 Bodies are equal byte for byte, pictures included. Three things are blanked on both sides: in PDF
-files the time of making and the ids made of it, in OGC API Features the "timeStamp" of the answer
-(helpers.without_times), in a GetFeature of a remote layer its extent (without_box). A plain
+files the time of making and the ids made of it, in OGC API Features and counts of hits the
+"timeStamp" of the answer (helpers.without_times), in a GetFeature of a remote layer its extent
+(without_box). A plain
 server gets the requests in the same order, for some answers depend on earlier ones (the WFS
 provider caches); so each project has one worker here.
 """
