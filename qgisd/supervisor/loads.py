@@ -1,4 +1,4 @@
-"""The half of the machine that loads: zygotes, generations, and what becomes of projects. Pure.
+"""The part of the machine that loads: zygotes, generations, and what becomes of projects. Pure.
 
 A project has at most one generation that serves and one that is coming; a load that fails
 leaves the serving one alone. Loads are ordered one behind the other, `max_loads` at once.

@@ -1,7 +1,8 @@
 """The decisions of a pool: an event in, instructions out. Pure: no clock, no I/O, no await.
 
-`Machine` answers for requests and workers; `Loads`, its other half in `loads.py`, for zygotes,
-generations and projects. Both work on the records of `model.py`, which nobody else changes.
+`Machine` answers for requests and workers; what it stands on, `pressure` for memory, `loads` for
+zygotes, generations and projects, `dispatch` for who runs next. All work on the records of
+`model.py`, which nobody else changes.
 Every way a request can end goes through `_finish`, once.
 """
 
