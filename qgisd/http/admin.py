@@ -123,12 +123,12 @@ class OneProject(_Handler):
 
     async def post(self, name: str) -> None:
         pin = self.get_query_argument("pin", "") == "true"
-        outcome = await self.first(name, lambda service: service.load(name, pin))
+        outcome = await self.first(name, lambda service: service.orders.load(name, pin))
         self.set_status(200 if outcome["ok"] else 422)
         self.reply(outcome)
 
     async def delete(self, name: str) -> None:
-        self.reply(await self.first(name, lambda service: service.drop(name)))
+        self.reply(await self.first(name, lambda service: service.orders.drop(name)))
 
 
 class LastCrash(_Handler):
@@ -175,9 +175,9 @@ class Reload(_Handler):
     async def post(self) -> None:
         name = self.get_query_argument("project", "")
         if name:
-            rows = await self.first(name, lambda service: service.reload(name))
+            rows = await self.first(name, lambda service: service.orders.reload(name))
         else:
-            rows = [row for service in self.chosen() for row in await service.reload(None)]
+            rows = [row for service in self.chosen() for row in await service.orders.reload(None)]
         self.set_status(200 if all(row["ok"] for row in rows) else 422)
         self.reply(rows)
 

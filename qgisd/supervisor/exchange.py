@@ -312,10 +312,27 @@ class _Backlog:
         self._read_at = self._write_at = 0
 
 
+class Operators(Protocol):
+    """What an operator may order of a pool; each returns when it is done."""
+
+    async def load(self, name: str, pin: bool) -> dict[str, object]:
+        """Load a project and wait for it. Raises ProjectNotFound."""
+
+    async def reload(self, name: str | None) -> list[dict[str, object]]:
+        """Load one project, or all, anew; what happened, a row for each."""
+
+    async def drop(self, name: str) -> dict[str, object]:
+        """Unload a project."""
+
+
 class Service(Protocol):
     """What HTTP sees of a pool."""
 
     name: str
+
+    @property
+    def orders(self) -> Operators:
+        """What an operator may order."""
 
     @property
     def api_root(self) -> str:
@@ -344,12 +361,3 @@ class Service(Protocol):
 
     def last_crash(self, project: str) -> "Crash | None":
         """The last worker that a project lost over a request."""
-
-    async def load(self, name: str, pin: bool) -> dict[str, object]:
-        """Load a project and wait for it. Raises ProjectNotFound."""
-
-    async def reload(self, name: str | None) -> list[dict[str, object]]:
-        """Load one project, or all, anew; what happened, a row for each."""
-
-    async def drop(self, name: str) -> dict[str, object]:
-        """Unload a project."""

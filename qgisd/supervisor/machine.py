@@ -1,8 +1,8 @@
 """The decisions of a pool: an event in, instructions out. Pure: no clock, no I/O, no await.
 
 `Machine` answers for requests and workers; what it stands on, `pressure` for memory, `loads` for
-zygotes, generations and projects, `dispatch` for who runs next. All work on the records of
-`model.py`, which nobody else changes.
+zygotes and projects, `generations` for their loads, `dispatch` for who runs next. All work on
+the records of `model.py`, which nobody else changes.
 Every way a request can end goes through `_finish`, once.
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qgisd import wire
-from qgisd.errors import ProjectNotFound, WireError
+from qgisd.errors import WireError
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy, watchdog
 from qgisd.supervisor.cache import Cache, Kept
@@ -23,6 +23,7 @@ from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.files import ProjectFiles
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import Job, Limits, ProjectRef
+from qgisd.supervisor.orders import Orders
 from qgisd.supervisor.recorder import Crash, Recorder, Slow
 from qgisd.supervisor.stats import PoolView, view_of
 from qgisd.supervisor.transport import Router, identity_of
@@ -73,7 +74,7 @@ class Pool:
         self._armed_for = 0.0
         self._exchanges: dict[int, Exchange] = {}
         self._next_job = 1
-        self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
+        self.orders = Orders(self._files, self._machine.projects, self._handle)
         self.recorder = Recorder(slow_s)
         self._cache = Cache(cache_size)
         self._tree = Tree(
@@ -105,7 +106,7 @@ class Pool:
             e.Retry: self._retry,
             e.Fail: lambda do: self._exchange(do.job, lambda exchange: exchange.fail(do.error)),
             e.Abort: lambda do: self._exchange(do.job, lambda exchange: exchange.abort(do.reason)),
-            e.Settled: self._settled,
+            e.Settled: self.orders.settled,
             e.Note: self._note,
             e.GiveUp: lambda do: self._give_up(do.message),
             e.AllDone: lambda do: self._idle.set(),
@@ -391,59 +392,3 @@ class Pool:
 
     def last_crash(self, project: str) -> Crash | None:
         return self.recorder.crashes.get(project)
-
-    async def load(self, name: str, pin: bool) -> dict[str, object]:
-        ref = await self.resolve(name)
-        settled = self._expect(ref.key)
-        self._handle(e.LoadOrdered(ref, pin))
-        return _outcome(await settled)
-
-    async def reload(self, name: str | None) -> list[dict[str, object]]:
-        if name is not None:
-            key = (await self.resolve(name)).key
-            if key not in self._machine.projects:
-                raise ProjectNotFound(f"{key} is not loaded")
-            settled = self._expect(key)
-            await self._files.check()
-            self._handle(e.ReloadOrdered(key))
-            return [_outcome(await self._last(settled, key))]
-        settled = self._expect("")
-        self._handle(e.ReloadOrdered(None))
-        rows = [_outcome(await settled)]
-        coming = [key for key, project in self._machine.projects.items() if project.coming]
-        waits = [self._last(self._expect(key), key) for key in coming]
-        return rows + [_outcome(row) for row in await asyncio.gather(*waits)]
-
-    async def drop(self, name: str) -> dict[str, object]:
-        key = (await self.resolve(name)).key if name not in self._machine.projects else name
-        if key not in self._machine.projects:
-            raise ProjectNotFound(f"{key} is not loaded")
-        settled = self._expect(key)
-        self._handle(e.DropOrdered(key))
-        return _outcome(await self._last(settled, key))
-
-    def _expect(self, key: str) -> "asyncio.Future[e.Settled]":
-        future: asyncio.Future[e.Settled] = self._loop.create_future()
-        self._settlers.setdefault(key, []).append(future)
-        return future
-
-    async def _last(self, settled: "asyncio.Future[e.Settled]", key: str) -> e.Settled:
-        """What came of a load in the end: one overtaken by a newer version is not the end."""
-        outcome = await settled
-        while not outcome.ok and (project := self._machine.projects.get(key)) and project.coming:
-            outcome = await self._expect(key)
-        return outcome
-
-    def _settled(self, do: e.Settled) -> None:
-        for future in self._settlers.pop(do.project, []):
-            if not future.done():
-                future.set_result(do)
-
-
-def _outcome(settled: e.Settled) -> dict[str, object]:
-    return {
-        "project": settled.project,
-        "generation": settled.generation,
-        "ok": settled.ok,
-        "detail": settled.detail,
-    }
