@@ -25,6 +25,32 @@ class Reason(str, Enum):
         return self.value
 
 
+class Outcome(str, Enum):
+    """How a request ended, as far as it got to a pool."""
+
+    #: An answer of QGIS with a status below 400, complete.
+    OK = "ok"
+    #: The same, from the cache.
+    CACHED = "cached"
+    #: An answer of QGIS with a status of 400 or more, complete.
+    ERROR = "error"
+    #: An error of ours; no worker was given it: queue full, still loading, breaker open …
+    REFUSED = "refused"
+    #: An error of ours: ended at its deadline.
+    TIMEOUT = "timeout"
+    #: An error of ours after a worker had it: the worker died, more than once.
+    FAILED = "failed"
+    #: Cut after its head was out.
+    ABORTED = "aborted"
+    #: The client left before the end.
+    DISCONNECTED = "disconnected"
+    #: It has not ended.
+    UNDER_WAY = "under_way"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 class RequestClass(str, Enum):
     """What kind of work a request is: its place in the queue and its deadline follow from it."""
 

@@ -142,7 +142,7 @@ class Connection(HTTPMessageDelegate):
     def wants_length(self) -> bool:
         return self._version == "HTTP/1.0"
 
-    def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> None:
+    def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> int:
         self._answered = True
         if (
             status >= 500
@@ -166,15 +166,17 @@ class Connection(HTTPMessageDelegate):
         if length is not None:
             out["Content-Length"] = str(length)
         start = ResponseStartLine("", status, responses.get(status, "Unknown"))
-        self._http.write_headers(start, out, b"" if self._head_only else body)
+        sent = 0 if self._head_only else len(body)
+        self._http.write_headers(start, out, body[:sent])
         if status == 304 or length == len(body):
-            self._complete(len(body))
+            self._complete(sent)
         elif self._head_only:
             # The rest would only be thrown away.
             exchange, self.exchange = self.exchange, None
             self._complete(0)
             if exchange is not None and self.service is not None:
-                self.service.leave(exchange)
+                self.service.leave(exchange, satisfied=True)
+        return sent
 
     def _has(self, headers: Headers) -> bool:
         """The client has this very answer already (If-None-Match, RFC 9110 13.1.2)."""

@@ -95,6 +95,13 @@ class Core:
         self.timers.cancel(("ping", worker.id))
         self._out.append(e.KillWorker(worker.id, reason))
 
+    def _left_queue(self, job: Job) -> None:
+        """It is not in the queue any more: how long it was, and what of that was for a load."""
+        serving = self.projects[job.project].serving
+        ready = serving.serves_since if serving is not None else self.now
+        job.waited += self.now - job.queued
+        job.load_waited += max(0.0, ready - job.queued)
+
     def _note(self, level: int, text: str, project: str = "") -> None:
         self._out.append(e.Note(level, text, project))
 

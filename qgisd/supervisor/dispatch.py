@@ -65,7 +65,8 @@ class Dispatch(Core):
         worker.job = job.id
         self.timers.cancel(("worker", worker.id))
         job.state = advance(JOB, job.state, "assign", job.id)
-        job.worker, job.started = worker.id, self.now
+        self._left_queue(job)
+        job.worker, job.generation, job.started = worker.id, generation.number, self.now
         job.attempts += 1
         self.busy += 1
         self._out.append(e.Send(worker.id, job.id))

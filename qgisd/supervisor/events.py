@@ -296,12 +296,13 @@ class KillWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerEnded:
-    """For the record: why a worker is gone."""
+    """For the record: why a worker is gone, and over which job, or 0."""
 
     worker: int
     project: str
     reason: Reason
     detail: str
+    job: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
 from qgisd.errors import RequestError, WorkerLost
-from qgisd.supervisor.model import ProjectRef
+from qgisd.supervisor.model import Job, ProjectRef
 from qgisd.supervisor.stats import PoolView
+from qgisd.supervisor.story import Story, outcome_of
 from qgisd.wire import Headers
-from qgisd.words import RequestClass
+from qgisd.words import Outcome, Reason, RequestClass
 
 if TYPE_CHECKING:
     from qgisd.supervisor.recorder import Crash, Slow
@@ -49,14 +50,18 @@ class Order:
 class Sink(Protocol):
     """Where an answer goes: a client's connection. Each request ends with one of the last three."""
 
+    #: Of the answer that has begun, or 0.
+    status: int
+
     @property
     def wants_length(self) -> bool:
         """It ends an answer of unknown length by closing (HTTP/1.0), as a cut would."""
 
-    def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> None:
+    def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> int:
         """Status, headers and the first bytes of a body of `length` bytes, None if nobody knows.
 
-        If these are all of it, this is the end of the answer.
+        If these are all of it, this is the end of the answer. Returns how many bytes were sent:
+        a client may want none of them (HEAD), or have them.
         """
 
     def write(self, data: bytes | memoryview) -> Awaitable[None]:
@@ -91,7 +96,7 @@ class Exchange:
 
     def __init__(
         self,
-        number: int,
+        job: Job,
         order: Order,
         sink: Sink,
         buffering: Buffering,
@@ -99,12 +104,16 @@ class Exchange:
         held: Callable[[int, bool], None],
         closed: Callable[["Exchange"], None],
     ) -> None:
-        self.number = number
+        self.number = job.id
+        self.job = job
         self.order = order
-        self.worker = 0
-        self.since = asyncio.get_running_loop().time()
-        self.status = 0
         self.sent = 0
+        #: How it ended, and what is to be said of that.
+        self.outcome = Outcome.UNDER_WAY
+        self.detail = ""
+        #: Why a worker that had it ended, if one did.
+        self.reason: Reason | None = None
+        self.cached = False
         self._sink = sink
         self._buffering = buffering
         self._credit = credit
@@ -123,9 +132,13 @@ class Exchange:
         """The sink has heard the last of it."""
         return self._over
 
+    @property
+    def status(self) -> int:
+        """What the client was told, or 0."""
+        return self._sink.status
+
     def head(self, status: int, headers: Headers, body: bytes, whole: bool) -> None:
         """The worker's Head."""
-        self.status = status
         if whole and len(body) > _PIECE:
             # Like a stream, but of known length: a client may be slow to take it.
             self._sink.head(status, headers, b"", len(body))
@@ -137,10 +150,9 @@ class Exchange:
         if not whole and self._sink.wants_length:
             self._held_head = (status, headers)
             return
-        self.sent = len(body)
-        self._sink.head(status, headers, body, len(body) if whole else None)
+        self.sent = self._sink.head(status, headers, body, len(body) if whole else None)
         if whole:
-            self._finish()
+            self._finish(self._complete())
 
     def chunk(self, data: bytes) -> None:
         """The worker's Chunk: keep it, and tell the worker so, unless too much is kept."""
@@ -166,13 +178,13 @@ class Exchange:
             self._send_held_head(self._backlog.size)
         if self._writer is None and not self._over:
             self._sink.end()
-            self._finish()
+            self._finish(self._complete())
 
     def fail(self, error: RequestError) -> None:
         """No answer will come."""
         if not self._over:
             self._sink.fail(error)
-            self._finish()
+            self._finish(outcome_of(error, self.job.attempts), str(error))
 
     def abort(self, reason: str) -> None:
         """No more of the answer will come."""
@@ -180,13 +192,14 @@ class Exchange:
             return
         if self._held_head is not None:
             self._sink.fail(WorkerLost("the answer broke off"))
+            self._finish(Outcome.FAILED, reason)
         else:
             self._sink.abort(reason)
-        self._finish()
+            self._finish(Outcome.ABORTED, reason)
 
-    def gone(self) -> None:
-        """The client has left."""
-        self._finish()
+    def gone(self, satisfied: bool) -> None:
+        """The client has left, or (satisfied) wants no more than it has."""
+        self._finish(self._complete() if satisfied else Outcome.DISCONNECTED)
 
     def _send_held_head(self, length: int | None) -> None:
         """What was held back until the length is known, or given up to be known."""
@@ -214,12 +227,14 @@ class Exchange:
                     self._credit(self.number, owed)
         except Exception as error:
             # The connection is closed; its own callback says so as well.
-            self.abort(f"cannot write: {error}")
+            if not self._over:
+                self._sink.abort(f"cannot write: {error}")
+                self._finish(Outcome.DISCONNECTED)
             return
         self._writer = None
         if self._ended and not self._over:
             self._sink.end()
-            self._finish()
+            self._finish(self._complete())
 
     async def _taken(self, writing: Awaitable[None]) -> bool:
         """Wait until the client has taken what is being written, as long as it takes anything.
@@ -238,9 +253,16 @@ class Exchange:
             if left >= before:
                 return False
 
-    def _finish(self) -> None:
+    def _complete(self) -> Outcome:
+        """How it ends with all that the worker said: as the worker's status has it."""
+        if self.cached:
+            return Outcome.CACHED
+        return Outcome.ERROR if self._sink.status >= 400 else Outcome.OK
+
+    def _finish(self, outcome: Outcome, detail: str = "") -> None:
         if not self._over:
             self._over = True
+            self.outcome, self.detail = outcome, detail
             self._backlog.close()
             self._closed(self)
 
@@ -347,14 +369,20 @@ class Service(Protocol):
     def submit(self, order: Order, sink: Sink) -> Exchange:
         """Queue a request. Its sink hears of everything that follows."""
 
-    def leave(self, exchange: Exchange) -> None:
-        """The client of a request is gone."""
+    def leave(self, exchange: Exchange, satisfied: bool = False) -> None:
+        """The client of a request is gone, or (satisfied) wants no more than it has."""
 
     def ready(self) -> list[str]:
         """What is missing before the pool can serve; empty when it can."""
 
     def view(self) -> PoolView:
         """Its state, at this moment."""
+
+    def story(self, request_id: str) -> Story | None:
+        """What became, or becomes, of a request; the last one, if several had this id."""
+
+    def stories(self) -> list[Story]:
+        """The last requests that ended, oldest first."""
 
     def slowlog(self) -> "list[Slow]":
         """The last slow requests, oldest first."""

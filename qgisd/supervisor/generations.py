@@ -91,6 +91,7 @@ class Generations(Dispatch):
         """From now on this generation gets the requests."""
         before = project.serving
         generation.state = advance(GENERATION, generation.state, "switch", project.key)
+        generation.serves_since = before.serves_since if before is not None else self.now
         project.serving, project.coming = generation, None
         self.coming.pop(project.key, None)
         project.error, project.retry_at, project.overtaken = "", 0.0, 0

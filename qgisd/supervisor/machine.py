@@ -176,6 +176,10 @@ class Machine(Pressure):
 
     def _finish(self, job: Job) -> None:
         """The one end of every request: after it nothing of it is known here."""
+        if job.state is JobState.QUEUED:
+            self._left_queue(job)
+        else:
+            job.worked += self.now - job.started
         job.state = advance(JOB, job.state, "done", job.id)
         breaker = self.projects[job.project].breaker
         if breaker is not None:
@@ -254,7 +258,7 @@ class Machine(Pressure):
         reason = worker.reason or (Reason.BOOT if was is WorkerState.STARTING else Reason.CRASH)
         project.counters.ended[reason] = project.counters.ended.get(reason, 0) + 1
         del generation.workers[worker.id]
-        self._out.append(e.WorkerEnded(worker.id, worker.project, reason, event.detail))
+        self._out.append(e.WorkerEnded(worker.id, worker.project, reason, event.detail, worker.job))
         level = 30 if reason in (Reason.CRASH, Reason.BOOT, Reason.DEADLINE, Reason.PING) else 10
         self._note(
             level,
@@ -298,7 +302,8 @@ class Machine(Pressure):
             self._finish(job)
         elif job.idempotent and job.attempts < ATTEMPTS:
             job.state = advance(JOB, job.state, "requeue", job.id)
-            job.worker = 0
+            job.worker, job.queued = 0, self.now
+            job.worked += self.now - job.started
             project = self.projects[job.project]
             project.counters.retried += 1
             self.queue.push(job, project.room, front=True)

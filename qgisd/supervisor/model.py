@@ -79,10 +79,27 @@ class Job:
     worker: int = 0
     attempts: int = 0
     started: float = 0.0
+    #: Which load of its project it was given to last; 0 before.
+    generation: int = 0
+    #: Since when it is in the queue; `arrived`, but for a second attempt.
+    queued: float = 0.0
+    #: Seconds, of all attempts together: in the queue; of these, until its project was loaded;
+    #: and in workers.
+    waited: float = 0.0
+    load_waited: float = 0.0
+    worked: float = 0.0
     #: The client is gone; nobody waits for the answer.
     abandoned: bool = False
     #: The client does not take what is there, so that no progress is no fault of the worker.
     held: bool = False
+
+    def __post_init__(self) -> None:
+        self.queued = self.arrived
+
+    @property
+    def running(self) -> bool:
+        """A worker has it."""
+        return self.state in (JobState.RUNNING, JobState.STREAMING)
 
 
 @dataclass(slots=True)
@@ -129,6 +146,8 @@ class Generation:
     layers: int = 0
     bad_layers: list[BadLayer] = field(default_factory=list)
     load_ms: float = 0.0
+    #: Since when its project is served without a break, by it or those before it.
+    serves_since: float = 0.0
     #: A snapshot process exists for it.
     snapshot: bool = False
     boot_failures: int = 0

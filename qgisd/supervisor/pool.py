@@ -24,8 +24,9 @@ from qgisd.supervisor.files import ProjectFiles
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import Job, Limits, ProjectRef
 from qgisd.supervisor.orders import Orders
-from qgisd.supervisor.recorder import Crash, Recorder, Slow
+from qgisd.supervisor.recorder import Crash, Recorder, Slow, story_of
 from qgisd.supervisor.stats import PoolView, view_of
+from qgisd.supervisor.story import Story
 from qgisd.supervisor.transport import Router, identity_of
 from qgisd.supervisor.tree import Tree
 
@@ -100,9 +101,7 @@ class Pool:
             e.SendPing: self._send_ping,
             e.StopWorker: self._stop_worker,
             e.KillWorker: self._tree.kill_worker,
-            e.WorkerEnded: lambda do: self.recorder.ended(
-                do.worker, do.project, do.reason, do.detail
-            ),
+            e.WorkerEnded: self._worker_ended,
             e.Retry: self._retry,
             e.Fail: lambda do: self._exchange(do.job, lambda exchange: exchange.fail(do.error)),
             e.Abort: lambda do: self._exchange(do.job, lambda exchange: exchange.abort(do.reason)),
@@ -204,15 +203,6 @@ class Pool:
         now = self._loop.time()
         number = self._next_job
         self._next_job += 1
-        exchange = Exchange(
-            number, order, sink, self._buffering, self._credit, self._held, self._close_exchange
-        )
-        kept = self._kept(order)
-        if kept is not None:
-            self._handle(e.AnsweredFromCache(order.ref.key))
-            exchange.head(200, kept.headers, kept.body, True)
-            return exchange
-        self._exchanges[number] = exchange
         job = Job(
             number,
             order.ref.key,
@@ -222,6 +212,16 @@ class Pool:
             now + order.timeout_s,
             order.depth,
         )
+        exchange = Exchange(
+            job, order, sink, self._buffering, self._credit, self._held, self._close_exchange
+        )
+        kept = self._kept(order)
+        if kept is not None:
+            job.generation, exchange.cached = kept.generation, True
+            self._handle(e.AnsweredFromCache(order.ref.key))
+            exchange.head(200, kept.headers, kept.body, True)
+            return exchange
+        self._exchanges[number] = exchange
         self._handle(e.Arrived(job, order.ref))
         return exchange
 
@@ -242,16 +242,15 @@ class Pool:
         key = order.cache_key
         return self._cache.put(order.ref.key, record.generation, key, head.headers, body).headers
 
-    def leave(self, exchange: Exchange) -> None:
-        exchange.gone()
+    def leave(self, exchange: Exchange, satisfied: bool = False) -> None:
+        exchange.gone(satisfied)
 
     def _close_exchange(self, exchange: Exchange) -> None:
-        if self._exchanges.pop(exchange.number, None) is not None:
-            elapsed = self._loop.time() - exchange.since
-            self.recorder.finished(exchange.worker, exchange.order, elapsed)
-            if exchange.number in self._machine.jobs:
-                # Its client is gone, or its connection was cut.
-                self._handle(e.Gone(exchange.number))
+        self._exchanges.pop(exchange.number, None)
+        if exchange.number in self._machine.jobs:
+            # Its client is gone, or its connection was cut.
+            self._handle(e.Gone(exchange.number))
+        self.recorder.finished(exchange, self._loop.time())
 
     def _exchange(self, job: int, do: Callable[[Exchange], None]) -> None:
         exchange = self._exchanges.get(job)
@@ -333,7 +332,6 @@ class Pool:
         if exchange is None:
             return  # its client left in this very moment; Gone is on its way
         order = exchange.order
-        exchange.worker = do.worker
         self.recorder.sent(do.worker, order)
         request = wire.Request(do.job, order.method, order.url, order.headers)
         if not self._router.send(self._identity(do.worker), request, order.body):
@@ -349,6 +347,12 @@ class Pool:
         exchange = self._exchanges.get(do.job)
         if exchange is not None:
             self._log.info("request %s runs again", exchange.order.request_id)
+
+    def _worker_ended(self, do: e.WorkerEnded) -> None:
+        exchange = self._exchanges.get(do.job)
+        if exchange is not None:
+            exchange.reason = do.reason
+        self.recorder.ended(do.worker, do.project, do.reason, do.detail, do.job)
 
     # memory
 
@@ -386,6 +390,15 @@ class Pool:
     def view(self) -> PoolView:
         ids = {number: exchange.order.request_id for number, exchange in self._exchanges.items()}
         return view_of(self.name, self._machine, self._loop.time(), ids, self._tree.started)
+
+    def story(self, request_id: str) -> Story | None:
+        for exchange in self._exchanges.values():
+            if exchange.order.request_id == request_id:
+                return story_of(exchange, self._loop.time())
+        return self.recorder.find(request_id)
+
+    def stories(self) -> list[Story]:
+        return list(self.recorder.stories.values())
 
     def slowlog(self) -> list[Slow]:
         return list(self.recorder.slow)

@@ -5,15 +5,18 @@ Bounded in number and size. Nothing here decides anything; `ctl slowlog` and
 """
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from qgisd.log import redact
-from qgisd.supervisor.exchange import Order
+from qgisd.supervisor.exchange import Exchange, Order
+from qgisd.supervisor.story import Story, tell
 from qgisd.words import Reason
 
 _PER_WORKER = 10
 _SLOW_KEPT = 200
+#: Some 2 KiB each.
+_STORIES_KEPT = 2000
 #: Bytes of a body that are kept: enough for a filter.
 _BODY = 16 << 10
 #: Kept out of what is shown: they let whoever reads it in.
@@ -73,6 +76,8 @@ class Recorder:
     slow_s: float
     slow: deque[Slow] = field(default_factory=lambda: deque(maxlen=_SLOW_KEPT))
     crashes: dict[str, Crash] = field(default_factory=dict)
+    #: By number of the job, in the order in which they ended.
+    stories: OrderedDict[int, Story] = field(default_factory=OrderedDict)
     _last: dict[int, deque[Order]] = field(default_factory=dict)
     _stacks: dict[int, str] = field(default_factory=dict)
 
@@ -84,8 +89,10 @@ class Recorder:
         """What a worker was doing when it was about to be killed."""
         self._stacks[worker] = redact(stack)
 
-    def ended(self, worker: int, project: str, reason: Reason, detail: str) -> None:
-        """A worker is gone; over a request if `reason` says so."""
+    def ended(self, worker: int, project: str, reason: Reason, detail: str, job: int) -> None:
+        """A worker is gone; over a request if `reason` says so. job: what it had, or 0."""
+        if job in self.stories:
+            self.stories[job].reason = reason
         orders = self._last.pop(worker, None)
         stack = self._stacks.pop(worker, "")
         if not orders or reason not in (Reason.CRASH, Reason.DEADLINE, Reason.MEMORY):
@@ -101,16 +108,40 @@ class Recorder:
                 )
             )  # fmt: skip
 
-    def finished(self, worker: int, order: Order, seconds: float) -> None:
-        """A request has come to its end, `seconds` after it came in."""
-        if seconds >= self.slow_s:
+    def finished(self, exchange: Exchange, now: float) -> None:
+        """A request has come to its end at `now`, of the loop's clock."""
+        story = self.stories[exchange.number] = story_of(exchange, now)
+        if len(self.stories) > _STORIES_KEPT:
+            self.stories.popitem(last=False)
+        if story.total_ms >= self.slow_s * 1000:
             self.slow.append(
                 Slow(
-                    time.time(), order.request_id, order.ref.key, order.cls.value,
-                    redact(order.url), round(seconds, 3), "answered", worker,
+                    time.time(), story.request_id, story.project, story.request_class.value,
+                    redact(exchange.order.url), round(story.total_ms / 1000, 3), "answered",
+                    story.worker,
                 )
             )  # fmt: skip
+
+    def find(self, request_id: str) -> Story | None:
+        """The last request of this id that ended, if it is kept."""
+        last_first = reversed(self.stories.values())
+        return next((story for story in last_first if story.request_id == request_id), None)
 
     def forget(self, project: str) -> None:
         """The project has another file now."""
         self.crashes.pop(project, None)
+
+
+def story_of(exchange: Exchange, now: float) -> Story:
+    """What became of a request so far, at `now` of the loop's clock."""
+    return tell(
+        exchange.order,
+        exchange.job,
+        now,
+        time.time(),
+        exchange.outcome,
+        exchange.status,
+        exchange.sent,
+        exchange.reason,
+        exchange.detail,
+    )

@@ -105,6 +105,7 @@ class World:
         self.now = 1000.0
         self.said: list[e.Instruction] = []
         self.clients: dict[int, Client] = {}
+        self.jobs: dict[int, Job] = {}
         self.files: dict[str, int] = {}
         self.zygotes: dict[int, ZygoteProcess] = {}
         self.snapshots: dict[tuple[str, int], SnapshotProcess] = {}
@@ -354,6 +355,7 @@ class World:
         self.clients[number] = Client(key)
         again = cls is not RequestClass.WRITE if idempotent is None else idempotent
         job = Job(number, key, cls, again, self.now, self.now + timeout_s, depth)
+        self.jobs[number] = job
         self.tell(e.Arrived(job, ref(key, self.files.setdefault(key, 1))))
         return number
 
@@ -533,6 +535,9 @@ class World:
         assert prints <= machine.limits.print_workers
         for number, client in self.clients.items():
             assert client.ends or number in machine.jobs, f"job {number} is lost"
+        for job in self.jobs.values():
+            assert 0 <= job.load_waited <= job.waited + 1e-6 and job.worked >= 0
+            assert job.waited + job.worked <= self.now - job.arrived + 1e-6
 
     def _check_workers(self) -> None:
         machine = self.machine

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qgisd.errors import RequestError, Unavailable
 from qgisd.supervisor.exchange import Buffering, Exchange, Order
-from qgisd.supervisor.model import ProjectRef
+from qgisd.supervisor.model import Job, ProjectRef
 from qgisd.words import RequestClass
 
 ORDER = Order(
@@ -23,12 +23,15 @@ ORDER = Order(
     RequestClass.MAP, True, 20.0, "id-1",
 )  # fmt: skip
 
+JOB = Job(1, "a.qgs", RequestClass.MAP, True, 0.0, 20.0)
+
 
 class Client:
     """A sink whose reader takes something only when it is allowed to."""
 
     def __init__(self, wants_length: bool = False) -> None:
         self.wants_length = wants_length
+        self.status = 0
         self.taken = bytearray()
         self.story: list[str] = []
         self.length: int | None = None
@@ -38,10 +41,12 @@ class Client:
         #: What the kernel would hold, each time somebody looks; the last one stays.
         self.kernel = [100]
 
-    def head(self, status: int, headers: Any, body: bytes, length: int | None) -> None:
+    def head(self, status: int, headers: Any, body: bytes, length: int | None) -> int:
+        self.status = status
         self.story.append(f"head {status}")
         self.length = length
         self.taken += body
+        return len(body)
 
     async def write(self, data: bytes | memoryview) -> None:
         if self.broken:
@@ -56,6 +61,7 @@ class Client:
         self.story.append("end")
 
     def fail(self, error: RequestError) -> None:
+        self.status = 503
         self.story.append(f"fail {error}")
 
     def abort(self, reason: str) -> None:
@@ -71,7 +77,7 @@ class Line:
         self.held: list[bool] = []
         self.closed = 0
         self.exchange = Exchange(
-            1,
+            JOB,
             ORDER,
             self.client,
             Buffering(memory, spool, None, timeout_s),
@@ -181,8 +187,8 @@ def test_what_does_not_fit_in_memory_is_in_an_unlinked_file(tmp_path: Path) -> N
     async def story() -> None:
         line = Line()
         line.exchange = Exchange(
-            1, ORDER, line.client, Buffering(100, 10_000, str(tmp_path), 30.0),
-            line._credit, lambda number, held: None, line._close,
+            JOB, ORDER, line.client, Buffering(100, 10_000, str(tmp_path), 30.0), line._credit,
+            lambda number, held: None, line._close,
         )  # fmt: skip
         line.client.takes.clear()
         line.exchange.head(200, [], b"", False)
@@ -303,7 +309,7 @@ def test_what_comes_after_the_client_has_gone_is_acknowledged_and_dropped() -> N
     async def story() -> None:
         line = Line()
         line.exchange.head(200, [], b"", False)
-        line.exchange.gone()
+        line.exchange.gone(False)
         line.exchange.chunk(b"x" * 5000)
         assert line.credit == 5000 and line.held == []
         line.exchange.end()
@@ -388,7 +394,7 @@ def test_a_slow_client_that_ends_leaves_no_task(ending: str) -> None:
         line.exchange.head(200, [], b"", False)
         line.exchange.chunk(b"x")
         await asyncio.sleep(0)
-        line.exchange.abort("x") if ending == "abort" else line.exchange.gone()
+        line.exchange.abort("x") if ending == "abort" else line.exchange.gone(False)
         line.client.takes.set()
         await until(lambda: len(asyncio.all_tasks()) <= 3)
 

@@ -35,14 +35,14 @@ ALLOWED: dict[str, set[str]] = (
     }
 )
 #: What HTTP sees of the supervisor: the two views, and records that they are made of.
-HTTP_SEES = {"supervisor.exchange", "supervisor.stats", "supervisor.model"}
+HTTP_SEES = {"supervisor.exchange", "supervisor.stats", "supervisor.model", "supervisor.story"}
 
 PURE = {
     "errors", "words", "wire",
     "supervisor.states", "supervisor.events", "supervisor.model", "supervisor.policy",
     "supervisor.scheduler", "supervisor.timers", "supervisor.machine", "supervisor.loads",
     "supervisor.breaker", "supervisor.pressure", "supervisor.core", "supervisor.dispatch",
-    "supervisor.generations",
+    "supervisor.generations", "supervisor.story",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "os", "signal", "socket", "subprocess", "time", "tornado", "zmq", "psutil",
