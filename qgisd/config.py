@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from qgisd.errors import ConfigError, Problem
 from qgisd.words import RequestClass
@@ -26,6 +35,8 @@ except ModuleNotFoundError:  # Python 3.10
 DEFAULT_PATH = "/etc/qgisd/qgisd.toml"
 PREFIX = "QGISD_"
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+#: Shortest token that is no joke.
+_TOKEN = 16
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]i)?B\s*$")
 
 
@@ -61,6 +72,23 @@ def _check_listen(value: str) -> str:
     return value
 
 
+def _split(value: object) -> object:
+    """Secrets come as text: one token a line."""
+    return value.split() if isinstance(value, str) else value
+
+
+def _check_token(value: SecretStr) -> SecretStr:
+    token = value.get_secret_value()
+    if len(token) < _TOKEN or not token.isascii() or any(each <= " " for each in token):
+        raise ValueError(
+            f"a token is at least {_TOKEN} ASCII characters without spaces, as from "
+            "`openssl rand -hex 32`"
+        )
+    return value
+
+
+Token = Annotated[SecretStr, AfterValidator(_check_token)]
+Tokens = Annotated[list[Token], BeforeValidator(_split)]
 Listen = Annotated[str, BeforeValidator(lambda value: _check_listen(str(value)))]
 
 
@@ -94,6 +122,16 @@ class Admin(Section):
     """The listener of `ctl`, REST and metrics."""
 
     listen: Listen = "unix:/run/qgisd/admin.sock"
+    #: Over TCP: who may do all, and who may look.
+    tokens: Tokens = []
+    read_tokens: Tokens = []
+    #: Over a Unix socket, besides root and the daemon's own user: names or numbers.
+    users: list[str] = []
+    groups: list[str] = []
+    read_users: list[str] = []
+    read_groups: list[str] = []
+    #: Names under which it may be asked, besides localhost and addresses.
+    hosts: list[str] = []
 
 
 class Log(Section):
@@ -365,6 +403,14 @@ def _contradictions(config: Config, path: Path | None) -> list[Problem]:
             )
     if config.http.listen == config.admin.listen:
         problems.append(Problem(f"{where}, admin.listen", "is the same as http.listen"))
+    admin = config.admin
+    if not admin.listen.startswith("unix:") and not (admin.tokens or admin.read_tokens):
+        problems.append(
+            Problem(
+                f"{where}, admin.listen",
+                "on TCP only a token tells who asks: set admin.tokens, or use a Unix socket",
+            )
+        )
     return problems
 
 

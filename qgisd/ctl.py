@@ -61,7 +61,7 @@ def fetch(admin: str, method: str, path: str, **query: str) -> Any:
 
 def project_path(name: str) -> str:
     """The REST path of a project."""
-    return "/api/v1/projects/" + quote(name)
+    return "/api/v1/projects/" + quote(name, safe="")
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

@@ -24,8 +24,10 @@ from qgisd.config import Config, Loaded, Pool
 from qgisd.errors import StartError
 from qgisd.health import Health, raise_descriptor_limit
 from qgisd.http import limits, listen
-from qgisd.http.admin import AdminApp, make_api
+from qgisd.http.admin import AdminApp, Mount, make_api
 from qgisd.http.app import PublicApp, Route, Settings
+from qgisd.http.guard import Guard
+from qgisd.http.handler import Context
 from qgisd.supervisor import policy
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering
@@ -103,6 +105,8 @@ class Daemon:
     def _start(self, runtime: Path) -> None:
         public = self._bind(self._config.http.listen)
         admin = self._bind(self._config.admin.listen)
+        self._guard = Guard(self._config.admin)
+        self._guard.check_listeners(admin)
         sockets = runtime / "workers"
         sockets.mkdir(mode=0o700, exist_ok=True)
         self._router = Router(sockets, self._on_frames)
@@ -175,7 +179,10 @@ class Daemon:
             for name, pool in self._config.all_pools().items()
         ]
         app = self._app = PublicApp(settings, routes)
-        api = make_api(self._pools, describe(self._loaded), self._health.report)
+        paths = {name: pool.route for name, pool in self._config.all_pools().items()}
+        context = Context(self._pools, paths, describe(self._loaded), self._health.report)
+        mounts: list[Mount] = []
+        api = make_api(self._guard, context, mounts)
         for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):
             server = HTTPServer(
                 delegate,

@@ -1,11 +1,12 @@
-"""The admin listener: the REST API that `ctl` speaks, and everything public besides.
+"""The admin listener: REST API, metrics and page, and everything public besides.
 
-A Unix socket by default, whose file mode says who may. Errors are RFC 7807 JSON.
+Who may is decided in one place, before any handler is made: `_Api.find_handler`.
 """
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tornado.httputil import (
@@ -13,209 +14,88 @@ from tornado.httputil import (
     HTTPHeaders,
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
+    HTTPServerRequest,
     RequestStartLine,
     ResponseStartLine,
 )
 from tornado.web import Application, HTTPError, RequestHandler
 
-from qgisd import errors
-from qgisd.http.errors import status_of
-from qgisd.supervisor.exchange import Service
+from qgisd.http import api, openapi
+from qgisd.http.guard import SAFE_METHODS, Guard
+from qgisd.http.handler import Context, Handler
+
+_log = logging.getLogger("qgisd.admin")
+#: What is not public: first segments of paths.
+_OURS = ("api", "metrics", "ui")
 
 
-class _Handler(RequestHandler):
-    pools: Mapping[str, Service]
+@dataclass(frozen=True)
+class Mount:
+    """A handler beside the REST API: metrics, the page."""
 
-    def initialize(self, pools: Mapping[str, Service]) -> None:
-        self.pools = pools
-
-    def chosen(self) -> list[Service]:
-        """The pools that ?pool= names, or all."""
-        name = self.get_query_argument("pool", "")
-        if not name:
-            return list(self.pools.values())
-        if name not in self.pools:
-            raise HTTPError(404, f"there is no pool {name!r}; there are {', '.join(self.pools)}")
-        return [self.pools[name]]
-
-    def reply(self, content: object) -> None:
-        self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(content, default=_plain) + "\n")
-
-    async def first(self, project: str, do: Callable[[Service], Any]) -> Any:
-        """The result of `do` for the first pool that has the project."""
-        error: errors.RequestError = errors.ProjectNotFound(f"no such project: {project}")
-        for service in self.chosen():
-            try:
-                return await do(service)
-            except errors.ProjectNotFound as missing:
-                error = missing
-        raise error
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        error = kwargs.get("exc_info", (None, None, None))[1]
-        detail = "internal error"
-        if isinstance(error, errors.RequestError):
-            status_code, detail = status_of(error), str(error)
-        elif isinstance(error, HTTPError):
-            detail = error.log_message or self._reason
-        self.set_status(status_code)
-        self.set_header("Content-Type", "application/problem+json")
-        problem = {"type": "about:blank", "title": self._reason, "status": status_code}
-        self.finish(json.dumps(problem | {"detail": detail}) + "\n")
-
-    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        if not isinstance(value, errors.RequestError):
-            super().log_exception(typ, value, tb)
+    pattern: str
+    handler: type[RequestHandler]
+    settings: dict[str, Any] = field(default_factory=dict)
+    #: Anybody may have it: files without data, such as the page that then asks for a token.
+    open: bool = False
 
 
-def _plain(content: Any) -> Any:
-    if dataclasses.is_dataclass(content) and not isinstance(content, type):
-        return dataclasses.asdict(content)
-    raise TypeError(f"{type(content)} has no place in an answer")
+class _Refused(Handler):
+    """Answers what the guard found."""
+
+    def initialize(self, context: Context | None = None, error: HTTPError | None = None) -> None:
+        self._error = error
+
+    async def prepare(self) -> None:
+        assert self._error is not None
+        raise self._error
 
 
-class Stats(_Handler):
-    """GET: every pool with its projects and workers."""
+class _Api(Application):
+    """A Tornado application behind a guard."""
 
-    def get(self) -> None:
-        self.reply([service.view() for service in self.chosen()])
+    def __init__(self, guard: Guard, handlers: Any, open_paths: Sequence[str]) -> None:
+        super().__init__(handlers, default_handler_class=api.Unknown, log_function=_log_change)
+        self._guard = guard
+        self._open = [re.compile(path) for path in open_paths]
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        try:
+            if any(path.fullmatch(request.path) for path in self._open):
+                self._guard.check_host(request)
+            else:
+                request.caller = self._guard.check(request)  # type: ignore[attr-defined]
+        except HTTPError as error:
+            return self.get_handler_delegate(request, _Refused, {"error": error})
+        return super().find_handler(request, **kwargs)
 
 
-class Workers(_Handler):
-    """GET: the workers of all pools."""
-
-    def get(self) -> None:
-        self.reply(
-            [
-                {"pool": service.name} | dataclasses.asdict(worker)
-                for service in self.chosen()
-                for worker in service.view().workers
-            ]
+def _log_change(handler: RequestHandler) -> None:
+    """Who changed what: reading is not worth a line."""
+    request = handler.request
+    if request.method not in SAFE_METHODS or handler.get_status() in (401, 403, 421):
+        caller = getattr(request, "caller", None)
+        _log.info(
+            "%s %s by %s: %d",
+            request.method,
+            request.path[:200],
+            caller.name if caller else "nobody known",
+            handler.get_status(),
         )
 
 
-class Projects(_Handler):
-    """GET: the projects of all pools that are loaded, loading or failed."""
-
-    def get(self) -> None:
-        self.reply(
-            [
-                {"pool": service.name} | dataclasses.asdict(project)
-                for service in self.chosen()
-                for project in service.view().projects
-            ]
-        )
-
-
-class OneProject(_Handler):
-    """GET one project; DELETE unloads it; POST loads it (?pin=true keeps it)."""
-
-    async def get(self, name: str) -> None:
-        async def find(service: Service) -> Any:
-            key = (await service.resolve(name)).key
-            for project in service.view().projects:
-                if project.project == key:
-                    return {"pool": service.name} | dataclasses.asdict(project)
-            raise errors.ProjectNotFound(f"{key} is not loaded")
-
-        self.reply(await self.first(name, find))
-
-    async def post(self, name: str) -> None:
-        pin = self.get_query_argument("pin", "") == "true"
-        outcome = await self.first(name, lambda service: service.orders.load(name, pin))
-        self.set_status(200 if outcome["ok"] else 422)
-        self.reply(outcome)
-
-    async def delete(self, name: str) -> None:
-        self.reply(await self.first(name, lambda service: service.orders.drop(name)))
-
-
-class LastCrash(_Handler):
-    """GET: the last worker that a project lost over a request, and what it had been asked."""
-
-    async def get(self, name: str) -> None:
-        async def find(service: Service) -> Any:
-            key = (await service.resolve(name)).key
-            crash = service.last_crash(key)
-            if crash is None:
-                raise errors.ProjectNotFound(f"{key} has lost no worker over a request")
-            return {"pool": service.name, "project": key} | dataclasses.asdict(crash)
-
-        self.reply(await self.first(name, find))
-
-
-class SlowLog(_Handler):
-    """GET: requests that were slow, or ended at their deadline; oldest first."""
-
-    def get(self) -> None:
-        self.reply(
-            [
-                {"pool": service.name} | dataclasses.asdict(slow)
-                for service in self.chosen()
-                for slow in service.slowlog()
-            ]
-        )
-
-
-class Health(RequestHandler):
-    """GET: how the daemon itself is."""
-
-    def initialize(self, health: Callable[[], object]) -> None:
-        self.health = health
-
-    def get(self) -> None:
-        self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(self.health()) + "\n")
-
-
-class Reload(_Handler):
-    """POST: reload ?project=, or everything; answers when it is done, a row per project."""
-
-    async def post(self) -> None:
-        name = self.get_query_argument("project", "")
-        if name:
-            rows = await self.first(name, lambda service: service.orders.reload(name))
-        else:
-            rows = [row for service in self.chosen() for row in await service.orders.reload(None)]
-        self.set_status(200 if all(row["ok"] for row in rows) else 422)
-        self.reply(rows)
-
-
-class Effective(RequestHandler):
-    """GET: the configuration in force, with where each value came from."""
-
-    def initialize(self, configuration: object) -> None:
-        self.configuration = configuration
-
-    def get(self) -> None:
-        self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(self.configuration) + "\n")
-
-
-def make_api(
-    pools: Mapping[str, Service], configuration: object, health: Callable[[], object]
-) -> Application:
-    """The REST API."""
-    shared = {"pools": pools}
-    return Application(
-        [
-            (r"/api/v1/stats", Stats, shared),
-            (r"/api/v1/workers", Workers, shared),
-            (r"/api/v1/projects", Projects, shared),
-            (r"/api/v1/projects/(.+)/last-crash", LastCrash, shared),
-            (r"/api/v1/projects/(.+)", OneProject, shared),
-            (r"/api/v1/slowlog", SlowLog, shared),
-            (r"/api/v1/health", Health, {"health": health}),
-            (r"/api/v1/reload", Reload, shared),
-            (r"/api/v1/config", Effective, {"configuration": configuration}),
-        ],
-        log_function=lambda handler: None,
-    )
+def make_api(guard: Guard, context: Context, mounts: Sequence[Mount] = ()) -> Application:
+    """The REST API and what is mounted beside it."""
+    handlers: list[tuple[str, type[RequestHandler], dict[str, Any]]] = [
+        (openapi.pattern(template), handler, {"context": context})
+        for template, handler in api.ROUTES
+    ]
+    handlers += [(mount.pattern, mount.handler, mount.settings) for mount in mounts]
+    return _Api(guard, handlers, [mount.pattern for mount in mounts if mount.open])
 
 
 class AdminApp(HTTPServerConnectionDelegate):
-    """/api/ goes to the REST API, everything else to the public side."""
+    """What is ours goes to the API, everything else to the public side."""
 
     def __init__(self, api: Application, public: HTTPServerConnectionDelegate) -> None:
         self._api = api
@@ -228,10 +108,11 @@ class AdminApp(HTTPServerConnectionDelegate):
 
     def delegate(
         self, path: str, server_conn: object, request_conn: HTTPConnection
-    ) -> HTTPMessageDelegate:
-        """Who takes a request for `path`."""
-        target = self._api if path.startswith("/api/") else self._public
-        return target.start_request(server_conn, request_conn)
+    ) -> tuple[HTTPMessageDelegate, bool]:
+        """Who takes a request for `path`, and whether they take its body."""
+        ours = path.partition("?")[0].split("/")[1:2] in [[name] for name in _OURS]
+        target = self._api if ours else self._public
+        return target.start_request(server_conn, request_conn), not ours
 
 
 class _Switch(HTTPMessageDelegate):
@@ -239,17 +120,19 @@ class _Switch(HTTPMessageDelegate):
         self._app = app
         self._connections = server_conn, request_conn
         self._target: HTTPMessageDelegate | None = None
+        self._takes_body = False
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Any:
         assert isinstance(start_line, RequestStartLine)
-        self._target = self._app.delegate(start_line.path, *self._connections)
+        self._target, self._takes_body = self._app.delegate(start_line.path, *self._connections)
         return self._target.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Any:
         assert self._target is not None
-        return self._target.data_received(chunk)
+        # Nothing of ours takes a body; kept, that of somebody unknown could fill our memory.
+        return self._target.data_received(chunk) if self._takes_body else None
 
     def finish(self) -> None:
         assert self._target is not None

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from qgisd.errors import RequestError, WorkerLost
 from qgisd.supervisor.model import Job, ProjectRef
-from qgisd.supervisor.stats import PoolView
+from qgisd.supervisor.stats import PoolView, Result
 from qgisd.supervisor.story import Story, outcome_of
 from qgisd.wire import Headers
 from qgisd.words import Outcome, Reason, RequestClass
@@ -337,13 +337,13 @@ class _Backlog:
 class Operators(Protocol):
     """What an operator may order of a pool; each returns when it is done."""
 
-    async def load(self, name: str, pin: bool) -> dict[str, object]:
+    async def load(self, name: str, pin: bool) -> Result:
         """Load a project and wait for it. Raises ProjectNotFound."""
 
-    async def reload(self, name: str | None) -> list[dict[str, object]]:
+    async def reload(self, name: str | None) -> list[Result]:
         """Load one project, or all, anew; what happened, a row for each."""
 
-    async def drop(self, name: str) -> dict[str, object]:
+    async def drop(self, name: str) -> Result:
         """Unload a project."""
 
 

@@ -12,27 +12,33 @@ from qgisd.errors import ProjectNotFound
 from qgisd.supervisor import events as e
 from qgisd.supervisor.files import ProjectFiles
 from qgisd.supervisor.model import Project
+from qgisd.supervisor.stats import Result
 
 
 class Orders:
     """Of one pool. handle: gives the machine an event; projects: its records, only read."""
 
     def __init__(
-        self, files: ProjectFiles, projects: dict[str, Project], handle: Callable[[e.Event], None]
+        self,
+        pool: str,
+        files: ProjectFiles,
+        projects: dict[str, Project],
+        handle: Callable[[e.Event], None],
     ) -> None:
+        self._pool = pool
         self._files = files
         self._projects = projects
         self._handle = handle
         self._loop = asyncio.get_running_loop()
         self._settlers: dict[str, list[asyncio.Future[e.Settled]]] = {}
 
-    async def load(self, name: str, pin: bool) -> dict[str, object]:
+    async def load(self, name: str, pin: bool) -> Result:
         ref = await self._files.resolve(name)
         settled = self._expect(ref.key)
         self._handle(e.LoadOrdered(ref, pin))
-        return _outcome(await settled)
+        return self._outcome(await settled)
 
-    async def reload(self, name: str | None) -> list[dict[str, object]]:
+    async def reload(self, name: str | None) -> list[Result]:
         if name is not None:
             key = (await self._files.resolve(name)).key
             if key not in self._projects:
@@ -40,21 +46,21 @@ class Orders:
             settled = self._expect(key)
             await self._files.check()
             self._handle(e.ReloadOrdered(key))
-            return [_outcome(await self._last(settled, key))]
+            return [self._outcome(await self._last(settled, key))]
         settled = self._expect("")
         self._handle(e.ReloadOrdered(None))
-        rows = [_outcome(await settled)]
+        rows = [self._outcome(await settled)]
         coming = [key for key, project in self._projects.items() if project.coming]
         waits = [self._last(self._expect(key), key) for key in coming]
-        return rows + [_outcome(row) for row in await asyncio.gather(*waits)]
+        return rows + [self._outcome(row) for row in await asyncio.gather(*waits)]
 
-    async def drop(self, name: str) -> dict[str, object]:
+    async def drop(self, name: str) -> Result:
         key = (await self._files.resolve(name)).key if name not in self._projects else name
         if key not in self._projects:
             raise ProjectNotFound(f"{key} is not loaded")
         settled = self._expect(key)
         self._handle(e.DropOrdered(key))
-        return _outcome(await self._last(settled, key))
+        return self._outcome(await self._last(settled, key))
 
     def _expect(self, key: str) -> "asyncio.Future[e.Settled]":
         future: asyncio.Future[e.Settled] = self._loop.create_future()
@@ -73,11 +79,5 @@ class Orders:
             if not future.done():
                 future.set_result(do)
 
-
-def _outcome(settled: e.Settled) -> dict[str, object]:
-    return {
-        "project": settled.project,
-        "generation": settled.generation,
-        "ok": settled.ok,
-        "detail": settled.detail,
-    }
+    def _outcome(self, settled: e.Settled) -> Result:
+        return Result(self._pool, settled.project, settled.generation, settled.ok, settled.detail)

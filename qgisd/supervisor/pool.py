@@ -75,7 +75,7 @@ class Pool:
         self._armed_for = 0.0
         self._exchanges: dict[int, Exchange] = {}
         self._next_job = 1
-        self.orders = Orders(self._files, self._machine.projects, self._handle)
+        self.orders = Orders(name, self._files, self._machine.projects, self._handle)
         self.recorder = Recorder(slow_s)
         self._cache = Cache(cache_size)
         self._tree = Tree(

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Result:
+    """What came of an order. project: "" is the zygote."""
+
+    pool: str
+    project: str
+    generation: int
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
 class BadLayerView:
     name: str
     provider: str
@@ -23,6 +34,7 @@ class BadLayerView:
 
 @dataclass(frozen=True)
 class WorkerView:
+    pool: str
     id: int
     pid: int
     project: str
@@ -54,6 +66,7 @@ class GenerationView:
 
 @dataclass(frozen=True)
 class ProjectView:
+    pool: str
     project: str
     #: "serving", "loading", "failed", "stale" (serving, but its newest file fails) or "unloaded".
     state: str
@@ -106,8 +119,10 @@ def view_of(
         qgis=started.qgis if started else "",
         services=started.services if started else [],
         plugins=started.plugins if started else {},
-        workers=[_worker(worker, machine, now, request_ids) for worker in machine.workers.values()],
-        projects=[_project(project, machine) for project in machine.projects.values()],
+        workers=[
+            _worker(pool, worker, machine, now, request_ids) for worker in machine.workers.values()
+        ],
+        projects=[_project(pool, project, machine) for project in machine.projects.values()],
         busy=machine.busy,
         slots=machine.limits.workers,
         queued=machine.queue.length,
@@ -116,6 +131,7 @@ def view_of(
 
 
 def _worker(
+    pool: str,
     worker: Worker,
     machine: "Machine",
     now: float,
@@ -123,6 +139,7 @@ def _worker(
 ) -> WorkerView:
     job = machine.jobs.get(worker.job)
     return WorkerView(
+        pool=pool,
         id=worker.id,
         pid=worker.pid,
         project=worker.project,
@@ -137,8 +154,9 @@ def _worker(
     )
 
 
-def _project(project: Project, machine: "Machine") -> ProjectView:
+def _project(pool: str, project: Project, machine: "Machine") -> ProjectView:
     return ProjectView(
+        pool=pool,
         project=project.key,
         state=_state(project),
         pinned=project.pinned,

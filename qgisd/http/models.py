@@ -1,0 +1,140 @@
+"""What the REST API takes and gives, where it is no view of `supervisor/stats.py`."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Query(BaseModel):
+    """The parameters of a query: unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    pool: str | None = None
+    """Only this pool."""
+
+
+class LoadQuery(Query):
+    """POST /projects/{project}."""
+
+    pin: bool = False
+    """Keep it loaded, with a spare worker."""
+
+
+class ProjectQuery(Query):
+    """What may be about one project alone."""
+
+    project: str | None = None
+    """Only this project, by key or by what MAP says."""
+
+
+class Answer(BaseModel):
+    """Base of what is given."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Problem(Answer):
+    """An error, RFC 7807."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class PoolRoute(Answer):
+    """Where a pool is served."""
+
+    pool: str
+    route: str
+    """Its OWS is at this + "/ows/"."""
+
+
+class Index(Answer):
+    """The daemon, and what the caller may do."""
+
+    version: str
+    qgis: str
+    """Of the first pool; "" until its zygote is up."""
+    python: str
+    started: float
+    """Unix time."""
+    uptime_s: float
+    role: str
+    """"admin", or "read": may look, and change nothing."""
+    pools: list[PoolRoute]
+
+
+class HealthReport(Answer):
+    """How the daemon itself is."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    loop_lag_ms: float
+    """Worst of the last minute."""
+    descriptors: int
+    descriptor_limit: int
+    socket_folder: bool
+    """The folder through which workers connect is there."""
+    backlog: int
+    """Connections that wait to be accepted, where the kernel tells."""
+
+
+class ConfigReport(Answer):
+    """The configuration in force."""
+
+    config: dict[str, Any]
+    sources: dict[str, str]
+    """Dotted key → where its value came from; those not listed are defaults."""
+    python: str
+
+
+class SlowRequest(Answer):
+    """A request that took long, or was ended for that."""
+
+    pool: str
+    when: float
+    """Unix time."""
+    request_id: str
+    project: str
+    request_class: str
+    url: str
+    seconds: float
+    outcome: str
+    worker: int
+    stack: str
+    """What the worker was doing when it was ended."""
+
+
+class SeenRequest(Answer):
+    """A request such that it can be asked again; without secrets."""
+
+    request_id: str
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: str
+
+
+class CrashReport(Answer):
+    """A worker that was lost over a request, and what it had been asked, oldest first."""
+
+    pool: str
+    project: str
+    when: float
+    worker: int
+    reason: str
+    detail: str
+    requests: list[SeenRequest]
+    stack: str
+
+
+class Plugin(Answer):
+    """A server plugin."""
+
+    pool: str
+    plugin: str
+    state: str
+    """"loaded" or "failed"."""
+    error: str
