@@ -382,8 +382,11 @@ def sigterm(server: Server) -> str:
 
 
 def stuck(server: Server, source: Source, quick: bool) -> str:
-    """Two workers more than the rows before; a project may not have all of them."""
-    seconds = 5.0 if quick else 12.0
+    """Two workers more than the rows before; a project may not have all of them.
+
+    From the first moment, and past the first deadlines: the way there is part of it.
+    """
+    seconds = 8.0 if quick else 30.0
     server.workers = 4
     if isinstance(server, FaultyQgisd):
         server.more = "project_workers = 0"
@@ -403,8 +406,7 @@ def stuck(server: Server, source: Source, quick: bool) -> str:
         with Crowd(server.port, forever(*others), 4, 30) as calm:
             time.sleep(seconds)
         source.hangs = True
-        with Crowd(server.port, forever(remote), 20, 30):
-            time.sleep(2)
+        with Crowd(server.port, forever(remote), 20, 30, patient=True):
             with Crowd(server.port, forever(*others), 4, 30) as disturbed:
                 time.sleep(seconds)
             source.over.set()  # let go, so that the end does not take for ever

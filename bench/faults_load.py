@@ -32,6 +32,8 @@ class Crowd:
     timeout_s: float = 90.0
     #: Requests that a client whose connection was refused makes no more of.
     stop_when_refused: bool = False
+    #: Wait as long as Retry-After says, as a browser's user would at least.
+    patient: bool = False
     samples: list[Sample] = field(default_factory=list)
     refused: int = 0
 
@@ -85,6 +87,8 @@ class Crowd:
         sample = Sample(begin, time.monotonic() - begin, wrong, retry_after)
         with self._lock:
             self.samples.append(sample)
+        if self.patient and retry_after:
+            self._over.wait(int(retry_after))
         return True
 
     # what was found

@@ -193,6 +193,8 @@ class Pool(Section):
     workers: Count = 4
     project_workers: Annotated[int, Field(ge=0)] = 0
     print_workers: Count = 2
+    lend_after_s: Seconds = 1
+    lent_workers: Annotated[int, Field(ge=0)] = 0
     max_loads: Annotated[int, Field(ge=0)] = 0
     memory: Size = "4GiB"  # type: ignore[assignment]
     worker_memory: Size = "512MiB"  # type: ignore[assignment]

@@ -258,6 +258,8 @@ def limits_of(pool: Pool) -> Limits:
         ping_timeout_s=pool.ping_timeout_s,
         on_demand=pool.projects.on_demand,
         print_workers=pool.print_workers,
+        lend_after_s=pool.lend_after_s,
+        lent_workers=pool.lent_workers or pool.workers,
         worker_memory=pool.worker_memory,
         max_requests=pool.max_requests,
         breaker_failures=pool.breaker_failures,

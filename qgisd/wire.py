@@ -90,7 +90,7 @@ class Head(Message, frozen=True):
     """Status and headers, and the first bytes of the body as the next frame.
 
     `whole` says that these are all bytes and nothing more comes for this request.
-    `busy_ms` is the time since the request was taken up.
+    `busy_ms` is the time since the request was taken up; `grown`, if these are all, as in End.
     """
 
     id: int
@@ -98,6 +98,7 @@ class Head(Message, frozen=True):
     headers: Headers
     whole: bool
     busy_ms: float
+    grown: int = 0
 
 
 class Chunk(Message, frozen=True):
@@ -107,10 +108,11 @@ class Chunk(Message, frozen=True):
 
 
 class End(Message, frozen=True):
-    """The body is complete."""
+    """The body is complete. `grown`: bytes of memory taken since the worker came up."""
 
     id: int
     busy_ms: float
+    grown: int = 0
 
 
 class Broken(Message, frozen=True):

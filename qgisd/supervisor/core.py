@@ -32,8 +32,10 @@ class Core:
         self.jobs: dict[int, Job] = {}
         #: Keys of the projects that are kept loaded.
         self.pinned: set[str] = set()
-        #: Workers with a request, over all projects; at most limits.workers.
+        #: Workers with a request, over all projects.
         self.busy = 0
+        #: How many of these have lent their slot. The others are at most limits.workers.
+        self.lent = 0
         self._zygotes = 1
         self.zygote = Zygote(self._zygotes)
         #: Comes up beside the zygote during a reload, and takes its place.
@@ -87,8 +89,7 @@ class Core:
     def _kill(self, worker: Worker, reason: Reason) -> None:
         if worker.state in (WorkerState.KILLING, WorkerState.ENDED):
             return
-        if worker.state in (WorkerState.BUSY, WorkerState.RETIRING):
-            self.busy -= 1
+        self._free_slot(worker)
         worker.state = advance(WORKER, worker.state, "kill", worker.id)
         worker.reason = reason
         self.timers.cancel(("worker", worker.id))
@@ -101,6 +102,14 @@ class Core:
         ready = serving.serves_since if serving is not None else self.now
         job.waited += self.now - job.queued
         job.load_waited += max(0.0, ready - job.queued)
+
+    def _free_slot(self, worker: Worker) -> None:
+        """A worker comes to the end of its request: before it changes state."""
+        if worker.state in (WorkerState.BUSY, WorkerState.RETIRING):
+            self.busy -= 1
+            self.lent -= worker.lent
+            worker.lent = False
+            self.timers.cancel(("long", worker.id))
 
     def _note(self, level: int, text: str, project: str = "") -> None:
         self._out.append(e.Note(level, text, project))

@@ -5,7 +5,7 @@ from functools import partial
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
 from qgisd.supervisor.core import Core
-from qgisd.supervisor.model import Job, Project
+from qgisd.supervisor.model import Job, Project, Worker
 from qgisd.supervisor.states import JOB, WORKER, GenerationState, WorkerState, advance
 from qgisd.words import RequestClass
 
@@ -17,7 +17,8 @@ class Dispatch(Core):
         for depth, queue in self.queue.levels():
             # A slot more for each depth: the workers that wait for a nested request hold theirs,
             # and if they held all of them nobody would ever get on.
-            while queue.length and self.busy < self.limits.workers + depth:
+            slots = self.limits.workers + depth
+            while queue.length and self.busy - self.lent < slots:
                 can_run = partial(self._can_run, depth)
                 job = queue.take(self.now, can_run, self._cost, self._may_run)
                 if job is None:
@@ -69,7 +70,27 @@ class Dispatch(Core):
         job.worker, job.generation, job.started = worker.id, generation.number, self.now
         job.attempts += 1
         self.busy += 1
+        if not self._lend(worker, self._cost(job.project, job.cls)):
+            self.timers.set(("long", worker.id), self.now + self.limits.lend_after_s)
         self._out.append(e.Send(worker.id, job.id))
+
+    def _lend(self, worker: Worker, seconds: float) -> bool:
+        """Give the slot of a request that runs for so many seconds to another one.
+
+        What runs for long mostly waits, for a database or a server far away, and must not hold
+        up the rest; where it does compute, the kernel shares the processors out fairly. A project
+        has no more workers for it, only the others are not short of them.
+        """
+        if seconds < self.limits.lend_after_s or self.lent >= self.limits.lent_workers:
+            return False
+        worker.lent = True
+        self.lent += 1
+        return True
+
+    def _on_long(self, worker: Worker) -> None:
+        job = self.jobs.get(worker.job)
+        if job is not None and not self._lend(worker, self.now - job.started):
+            self.timers.set(("long", worker.id), self.now + self.limits.lend_after_s)
 
     def _fork_where_wanted(self, project: Project, waiting: int, depth: int) -> None:
         generation = project.serving

@@ -104,11 +104,15 @@ class WorkerProgress:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDone:
-    """The answer is complete; `broken` says that it is not, and will not be."""
+    """The answer is complete; `broken` says that it is not, and will not be.
+
+    grown: bytes of memory the worker has taken since it came up, as it says itself.
+    """
 
     worker: int
     job: int
     broken: str = ""
+    grown: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,11 +145,16 @@ class Machine(Pressure):
         reason = Reason.DISCONNECT if job.abandoned else Reason.DEADLINE
         worker = self.workers[job.worker]
         seconds = self.now - job.started
+        self._learn_cost(self.projects[job.project], job)
         if job.state is JobState.RUNNING:
             self._fail(job, DeadlineExceeded(f"ended after {seconds:.1f} s without an answer"))
         else:
             self._abort(job, f"no progress for {self.limits.stream_timeout_s:g} s")
         self._kill(worker, reason)
+
+    def _learn_cost(self, project: Project, job: Job) -> None:
+        known = project.cost.get(job.cls)
+        project.cost[job.cls] = policy.moving_average(known, self.now - job.started)
 
     def _waited_too_long(self, job: Job) -> RequestError:
         project = self.projects[job.project]
@@ -219,8 +224,7 @@ class Machine(Pressure):
         if job is None or worker is None:
             return
         project = self.projects[job.project]
-        known = project.cost.get(job.cls)
-        project.cost[job.cls] = policy.moving_average(known, self.now - job.started)
+        self._learn_cost(project, job)
         self._generation_of(worker).boot_failures = 0
         if event.broken:
             self._abort(job, event.broken)
@@ -228,7 +232,7 @@ class Machine(Pressure):
             if project.breaker is not None and project.breaker.succeeded():
                 self._note(20, "the breaker closed", project.key)
             self._finish(job)
-        self._release(worker)
+        self._release(worker, event.grown)
 
     def _on_worker_pong(self, event: e.WorkerPong) -> None:
         worker = self.workers.get(event.worker)
@@ -250,8 +254,7 @@ class Machine(Pressure):
         generation = self._generation_of(worker)
         project = self.projects[worker.project]
         was, job = worker.state, self.jobs.get(worker.job)
-        if was in (WorkerState.BUSY, WorkerState.RETIRING):
-            self.busy -= 1
+        self._free_slot(worker)
         worker.state = advance(WORKER, was, "exit", worker.id)
         self.timers.cancel(("worker", worker.id))
         self.timers.cancel(("ping", worker.id))
@@ -325,17 +328,21 @@ class Machine(Pressure):
         job = self.jobs.get(job_id)
         return job if job is not None and job.worker == worker_id else None
 
-    def _release(self, worker: Worker) -> None:
+    def _release(self, worker: Worker, grown: int) -> None:
         if worker.state not in (WorkerState.BUSY, WorkerState.RETIRING):
             return  # being killed: its slot is free already
+        self._free_slot(worker)
         worker.job = 0
         worker.served += 1
-        self.busy -= 1
         if worker.state is WorkerState.RETIRING:
             self._stop(worker, "release", worker.reason or Reason.RELOAD)
         elif policy.served_enough(worker.served, self.limits.max_requests, worker.id):
             worker.state = advance(WORKER, worker.state, "retire", worker.id)
             self._stop(worker, "release", Reason.MAX_REQUESTS)
+        elif grown > self.limits.worker_memory:
+            # Told with each answer: between two samples a bad leak would reach the hard limit.
+            worker.state = advance(WORKER, worker.state, "retire", worker.id)
+            self._stop(worker, "release", Reason.MEMORY)
         else:
             self._to_idle(worker, "release")
 
@@ -372,6 +379,8 @@ class Machine(Pressure):
             self._on_job_deadline(self.jobs[key[1]])
         elif kind == "worker":
             self._on_worker_deadline(self.workers[key[1]])
+        elif kind == "long":
+            self._on_long(self.workers[key[1]])
         elif kind == "ping":
             self._on_ping_due(self.workers[key[1]])
         elif kind == "retry":

@@ -49,6 +49,9 @@ class Limits:
     ping_timeout_s: float
     on_demand: bool
     print_workers: int
+    #: A request that runs for longer lends its slot to another one; so many may, at once.
+    lend_after_s: float
+    lent_workers: int
     #: Private bytes after which a worker is replaced between requests; twice this: killed.
     worker_memory: int
     max_requests: int
@@ -113,6 +116,8 @@ class Worker:
     state: WorkerState = WorkerState.STARTING
     job: int = 0
     served: int = 0
+    #: Its request runs for long, and its slot is another one's meanwhile.
+    lent: bool = False
     pid: int = 0
     #: Private memory (USS) at the last sample, bytes.
     private: int = 0

@@ -283,7 +283,7 @@ class Pool:
             self._on_chunk(worker, message.id, body)
         elif isinstance(message, wire.End):
             exchange = self._current(worker, message.id)
-            self._handle(e.WorkerDone(worker, message.id))
+            self._handle(e.WorkerDone(worker, message.id, grown=message.grown))
             if exchange is not None:
                 exchange.end()
         elif isinstance(message, wire.Broken):
@@ -306,7 +306,7 @@ class Pool:
             headers = self._keep(worker, exchange.order, head, body)
         if head.whole:
             # Order matters: free the worker first, the answer itself costs a write.
-            self._handle(e.WorkerDone(worker, head.id))
+            self._handle(e.WorkerDone(worker, head.id, grown=head.grown))
         else:
             self._handle(e.WorkerHead(worker, head.id))
         if exchange is not None:

@@ -100,6 +100,8 @@ class PoolView:
     workers: list[WorkerView]
     projects: list[ProjectView]
     busy: int
+    #: Of these, how many run for so long that their slot is another one's meanwhile.
+    lent: int
     slots: int
     queued: int
     draining: bool
@@ -124,6 +126,7 @@ def view_of(
         ],
         projects=[_project(pool, project, machine) for project in machine.projects.values()],
         busy=machine.busy,
+        lent=machine.lent,
         slots=machine.limits.workers,
         queued=machine.queue.length,
         draining=machine.stopping,

@@ -19,6 +19,8 @@ from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
 _DESCRIPTORS = Path("/proc/self/fd")
+#: Bytes of a page of memory.
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 #: Rule 1, the exceptions: threads that may stand beside a fork, by the library that started
 #: them, each with its proof. Nothing a child does may wait for such a thread.
@@ -223,6 +225,18 @@ def return_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
     if trim is not None:
         trim(0)
+
+
+def own_memory() -> int:
+    """Bytes of memory of this process that no file stands behind (proc(5), statm).
+
+    Pages still shared with the snapshot count as well, so what it grows by after a fork is what
+    the process has taken since, whichever of those it has copied. 9 µs, where smaps_rollup, which
+    tells shared from private, takes as long as many a request.
+    """
+    with open("/proc/self/statm", "rb") as file:
+        fields = file.read().split()
+    return (int(fields[1]) - int(fields[2])) * _PAGE
 
 
 def mark_process(name: str, oom_score_adj: int) -> None:

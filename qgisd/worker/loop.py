@@ -44,7 +44,7 @@ def run_worker(backend: Backend, settings: ZygoteSettings, order: wire.ForkWorke
     stack_fd = os.memfd_create("stack")
     faulthandler.register(signal.SIGUSR1, stack_fd, all_threads=False)
     dealer.send(wire.encode(wire.Ready(os.getpid(), stack_fd)))
-    worker = _Worker(backend, dealer, settings.window)
+    worker = _Worker(backend, dealer, settings.window, fork.own_memory())
     try:
         while True:
             worker.serve_one()
@@ -56,17 +56,21 @@ def run_worker(backend: Backend, settings: ZygoteSettings, order: wire.ForkWorke
 
 
 class _Worker:
-    def __init__(self, backend: Backend, dealer: "zmq.Socket[bytes]", window: int) -> None:
+    def __init__(
+        self, backend: Backend, dealer: "zmq.Socket[bytes]", window: int, memory: int
+    ) -> None:
         self._backend = backend
         self._dealer = dealer
         self._window = window
+        #: What it had when it came up, bytes.
+        self._memory = memory
 
     def serve_one(self) -> None:
         """Wait for one frame and do what it says. Raises _Stopped."""
         header, *body = self._dealer.recv_multipart()
         message = wire.decode_to_worker(header)
         if isinstance(message, wire.Request):
-            answer = _Answer(self._dealer, message.id, self._window)
+            answer = _Answer(self._dealer, message.id, self._window, self._memory)
             self._backend.handle(message, body[0] if body else b"", answer)
         elif isinstance(message, wire.Ping):
             self._backend.idle()
@@ -79,10 +83,11 @@ class _Worker:
 class _Answer:
     """The way of one answer to the daemon (backend.Answer)."""
 
-    def __init__(self, dealer: "zmq.Socket[bytes]", request: int, window: int) -> None:
+    def __init__(self, dealer: "zmq.Socket[bytes]", request: int, window: int, memory: int) -> None:
         self._dealer = dealer
         self._request = request
         self._window = window
+        self._memory = memory
         self._unacknowledged = 0
         self._begun = False
         self._started = time.monotonic()
@@ -100,18 +105,22 @@ class _Answer:
 
     def finish(self, status: int, headers: wire.Headers, data: bytes) -> None:
         if not self._begun:
-            head = wire.Head(self._request, status, headers, True, self._busy_ms())
+            busy, grown = self._busy_ms(), self._grown()
+            head = wire.Head(self._request, status, headers, True, busy, grown)
             self._dealer.send_multipart([wire.encode(head), data], copy=len(data) < 65536)
             return
         if data:
             self.write(data)
-        self._dealer.send(wire.encode(wire.End(self._request, self._busy_ms())))
+        self._dealer.send(wire.encode(wire.End(self._request, self._busy_ms(), self._grown())))
 
     def fail(self, message: str) -> None:
         self._dealer.send(wire.encode(wire.Broken(self._request, message[:2000])))
 
     def _busy_ms(self) -> float:
         return (time.monotonic() - self._started) * 1000
+
+    def _grown(self) -> int:
+        return max(0, fork.own_memory() - self._memory)
 
     def _take_credit(self) -> None:
         message = wire.decode_to_worker(self._dealer.recv_multipart()[0])

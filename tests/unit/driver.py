@@ -42,6 +42,8 @@ FIGURES: dict[str, Any] = {
     "ping_timeout_s": 5.0,
     "on_demand": True,
     "print_workers": 2,
+    "lend_after_s": 1.0,
+    "lent_workers": 4,
     "backoff_limit_s": 60.0,
     "worker_memory": 512 << 20,
     "max_requests": 0,
@@ -369,14 +371,14 @@ class World:
     def progress(self, job: int) -> list[e.Instruction]:
         return self.tell(e.WorkerProgress(self.worker_of(job), job))
 
-    def done(self, job: int, broken: str = "") -> list[e.Instruction]:
+    def done(self, job: int, broken: str = "", grown: int = 0) -> list[e.Instruction]:
         """Its worker has sent all of it (or says that it cannot)."""
         worker, client = self.worker_of(job), self.clients[job]
         if client.ends or broken:
             return self.tell(e.WorkerDone(worker, job, broken))
         client.ends.append("done")
         client.held = False
-        return self.tell(e.WorkerDone(worker, job)) + self.tell(e.Gone(job))
+        return self.tell(e.WorkerDone(worker, job, grown=grown)) + self.tell(e.Gone(job))
 
     def gone(self, job: int) -> list[e.Instruction]:
         """The client leaves."""
@@ -476,6 +478,8 @@ class World:
         working = (WorkerState.BUSY, WorkerState.RETIRING)
         busy = [worker for worker in machine.workers.values() if worker.state in working]
         assert machine.busy == len(busy)
+        assert machine.lent == sum(worker.lent for worker in busy) <= figures.lent_workers
+        assert not any(worker.lent for worker in machine.workers.values() if worker not in busy)
         self._check_caps()
         self._check_jobs()
         self._check_workers()
@@ -500,7 +504,8 @@ class World:
         keys = {job.project for job in running}
         for depth in range(MOST_DEPTH + 1):
             up_to = [job for job in running if job.depth <= depth]
-            assert len(up_to) <= figures.workers + depth
+            holding = [job for job in up_to if not self.machine.workers[job.worker].lent]
+            assert len(holding) <= figures.workers + depth
             for key in keys:
                 mine = [job for job in up_to if job.project == key]
                 assert len(mine) <= figures.project_workers + depth
