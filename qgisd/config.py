@@ -135,10 +135,10 @@ class Admin(Section):
 
 
 class Log(Section):
-    """The log, on standard error."""
+    """The log, on standard error or in the journal."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    format: Literal["auto", "text", "json", "journald"] = "auto"
 
 
 class Daemon(Section):
@@ -205,6 +205,7 @@ class Pool(Section):
     breaker_window_s: Seconds = 60
     breaker_pause_s: Seconds = 10
     slow_s: Seconds = 5
+    class_slow_s: dict[RequestClass, Seconds] = {}
     native_stacks: bool = False
     queue: Count = 200
     project_queue: Count = 50

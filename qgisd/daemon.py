@@ -28,6 +28,7 @@ from qgisd.http.admin import AdminApp, Mount, make_api
 from qgisd.http.app import PublicApp, Route, Settings
 from qgisd.http.guard import Guard
 from qgisd.http.handler import Context
+from qgisd.repeats import WINDOW_S, Repeats
 from qgisd.supervisor import policy
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering
@@ -52,15 +53,19 @@ _UNWANTED = ("DISPLAY", "WAYLAND_DISPLAY", "QGIS_PROJECT_FILE", "PYTHONHOME", "N
 
 def serve(loaded: Loaded) -> int:
     """Run until told to stop. The exit code: 0, or 1 if it could not start."""
-    log.configure(loaded.config.log.level, loaded.config.log.format)
-    return asyncio.run(Daemon(loaded).run())
+    repeats = log.configure(loaded.config.log.level, loaded.config.log.format)
+    try:
+        return asyncio.run(Daemon(loaded, repeats).run())
+    finally:
+        repeats.finish()
 
 
 class Daemon:
     """All that runs, from start to stop."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, repeats: Repeats) -> None:
         self._loaded = loaded
+        self._repeats = repeats
         self._config: Config = loaded.config
         self._pools: dict[str, RunningPool] = {}
         self._servers: list[HTTPServer] = []
@@ -112,7 +117,10 @@ class Daemon:
         self._router = Router(sockets, self._on_frames)
         raise_descriptor_limit()
         self._health = Health(sockets, public)
-        self._watching = asyncio.ensure_future(self._health.watch())
+        self._watching = [
+            asyncio.ensure_future(self._health.watch()),
+            asyncio.ensure_future(self._tell_repeats()),
+        ]
         for name, pool in self._config.all_pools().items():
             self._pools[name] = self._make_pool(name, pool, runtime)
         self._listen(public, admin)
@@ -144,7 +152,7 @@ class Daemon:
             pool.projects.check_interval_s,
             MemoryBudget(pool.memory, pool.memory_interval_s),
             pool.cache,
-            pool.slow_s,
+            {cls: pool.class_slow_s.get(cls, pool.slow_s) for cls in RequestClass},
             pool.native_stacks,
             profile,
             environment,
@@ -231,6 +239,11 @@ class Daemon:
             self._router.close()
         for address in self._bound:
             listen.forget(address)
+
+    async def _tell_repeats(self) -> None:
+        while True:
+            await asyncio.sleep(WINDOW_S / 4)
+            self._repeats.look()
 
     async def _watch_for_now(self) -> None:
         while not self._now:

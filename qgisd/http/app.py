@@ -9,7 +9,6 @@ import json
 import logging
 import secrets
 import socket
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,10 +24,12 @@ from tornado.httputil import (
 
 from qgisd import errors
 from qgisd.http import forwarded, limits, ows
+from qgisd.http.access import Access
 from qgisd.http.connection import Connection
 from qgisd.http.errors import ows_form
 from qgisd.supervisor.exchange import Order, Service
 from qgisd.supervisor.model import MOST_DEPTH, ProjectRef
+from qgisd.supervisor.story import Story
 from qgisd.wire import Headers
 from qgisd.words import RequestClass
 
@@ -90,6 +91,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         self._apis = ("/wfs3", "/ogcapi", *settings.apis)
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[Connection] = set()
+        self.access = Access()
 
     @property
     def busy(self) -> bool:
@@ -118,37 +120,19 @@ class PublicApp(HTTPServerConnectionDelegate):
     def done(self, connection: Connection, sent: int) -> None:
         """Its answer is complete."""
         self._open.discard(connection)
-        self._log_request(connection, sent, "")
+        if not connection.ordered:
+            self.access.ended(connection, sent, "", None)
 
     def closed(self, connection: Connection, why: str) -> None:
         """It ended without a complete answer."""
         if connection in self._open:
             self._open.discard(connection)
-            self._log_request(connection, 0, why)
+            if not connection.ordered:
+                self.access.ended(connection, 0, why, None)
 
-    def _log_request(self, connection: Connection, sent: int, why: str) -> None:
-        if not _log.isEnabledFor(logging.INFO):
-            return
-        elapsed_ms = round((time.monotonic() - connection.started) * 1000, 1)
-        _log.info(
-            "%s %s %s %s %s %d bytes in %.1f ms%s",
-            connection.request_id,
-            connection.method,
-            connection.project or connection.path[:200],
-            connection.request_class or "-",
-            connection.status or "-",
-            sent,
-            elapsed_ms,
-            f", {why}" if why else "",
-            extra={
-                "request_id": connection.request_id,
-                "project": connection.project,
-                "request_class": connection.request_class,
-                "status": connection.status,
-                "bytes": sent,
-                "wait_ms": elapsed_ms,
-            },
-        )
+    def told(self, connection: Connection, story: Story) -> None:
+        """A pool has come to the end of its request."""
+        self.access.ended(connection, story.bytes, story.detail, story)
 
     def common_headers(self, connection: Connection) -> Headers:
         """Headers of every answer."""
@@ -351,7 +335,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         connection.request_class = cls.value
 
         def submit(ref: ProjectRef) -> None:
-            connection.project = ref.key
+            connection.ordered = True
             order = Order(
                 ref, method, base + target, headers, body, cls, idempotent,
                 route.timeout_s(ref.key, cls),

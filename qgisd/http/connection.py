@@ -29,6 +29,7 @@ from qgisd.wire import Headers
 if TYPE_CHECKING:
     from qgisd.http.app import PublicApp
     from qgisd.supervisor.exchange import Exchange, Service
+    from qgisd.supervisor.story import Story
 
 #: Hop-by-hop in answers; Tornado decides on these.
 _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "server"}
@@ -61,9 +62,10 @@ class Connection(HTTPMessageDelegate):
         self.service: Service | None = None
         self.exchange: Exchange | None = None
         self.started = 0.0
+        #: A pool was given it, and will tell its story.
+        self.ordered = False
         #: For the log line.
         self.status = 0
-        self.project = ""
         self.request_class = ""
 
     @property
@@ -214,6 +216,9 @@ class Connection(HTTPMessageDelegate):
         self._answered = True
         stream.close()
         self._app.closed(self, f"aborted: {reason}")
+
+    def told(self, story: "Story") -> None:
+        self._app.told(self, story)
 
     def _complete(self, sent: int) -> None:
         self.exchange = None

@@ -79,6 +79,9 @@ class Sink(Protocol):
     def abort(self, reason: str) -> None:
         """Something was sent and the rest will not come: cut the connection."""
 
+    def told(self, story: Story) -> None:
+        """How it went; the last it hears."""
+
 
 @dataclass(frozen=True)
 class Buffering:
@@ -131,6 +134,10 @@ class Exchange:
     def over(self) -> bool:
         """The sink has heard the last of it."""
         return self._over
+
+    def told(self, story: Story) -> None:
+        """After its end."""
+        self._sink.told(story)
 
     @property
     def status(self) -> int:

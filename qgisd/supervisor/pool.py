@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from qgisd.supervisor.stats import PoolView, view_of
 from qgisd.supervisor.story import Story
 from qgisd.supervisor.transport import Router, identity_of
 from qgisd.supervisor.tree import Tree
+from qgisd.words import RequestClass
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Pool:
         check_interval_s: float,
         memory: MemoryBudget,
         cache_size: int,
-        slow_s: float,
+        slow_s: Mapping[RequestClass, float],
         native_stacks: bool,
         home: Path,
         zygote_environment: Callable[[int, int], dict[str, str]],
@@ -185,7 +186,8 @@ class Pool:
 
     def _note(self, do: e.Note) -> None:
         prefix = f"{do.project}: " if do.project else ""
-        self._log.log(do.level, "%s%s", prefix, do.text)
+        fields = {"pool": self.name, "project": do.project}
+        self._log.log(do.level, prefix + do.text, extra={"fields": fields})
 
     # requests (exchange.Service)
 
@@ -250,7 +252,7 @@ class Pool:
         if exchange.number in self._machine.jobs:
             # Its client is gone, or its connection was cut.
             self._handle(e.Gone(exchange.number))
-        self.recorder.finished(exchange, self._loop.time())
+        exchange.told(self.recorder.finished(exchange, self._loop.time()))
 
     def _exchange(self, job: int, do: Callable[[Exchange], None]) -> None:
         exchange = self._exchanges.get(job)

@@ -6,12 +6,13 @@ Bounded in number and size. Nothing here decides anything; `ctl slowlog` and
 
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from qgisd.log import redact
 from qgisd.supervisor.exchange import Exchange, Order
 from qgisd.supervisor.story import Story, tell
-from qgisd.words import Reason
+from qgisd.words import Reason, RequestClass
 
 _PER_WORKER = 10
 _SLOW_KEPT = 200
@@ -72,8 +73,8 @@ class Slow:
 class Recorder:
     """Of one pool."""
 
-    #: Seconds from which on a request is slow.
-    slow_s: float
+    #: Seconds from which on a request of a class is slow.
+    slow_s: Mapping[RequestClass, float]
     slow: deque[Slow] = field(default_factory=lambda: deque(maxlen=_SLOW_KEPT))
     crashes: dict[str, Crash] = field(default_factory=dict)
     #: By number of the job, in the order in which they ended.
@@ -108,12 +109,12 @@ class Recorder:
                 )
             )  # fmt: skip
 
-    def finished(self, exchange: Exchange, now: float) -> None:
+    def finished(self, exchange: Exchange, now: float) -> Story:
         """A request has come to its end at `now`, of the loop's clock."""
         story = self.stories[exchange.number] = story_of(exchange, now)
         if len(self.stories) > _STORIES_KEPT:
             self.stories.popitem(last=False)
-        if story.total_ms >= self.slow_s * 1000:
+        if story.total_ms >= self.slow_s[story.request_class] * 1000:
             self.slow.append(
                 Slow(
                     time.time(), story.request_id, story.project, story.request_class.value,
@@ -121,6 +122,7 @@ class Recorder:
                     story.worker,
                 )
             )  # fmt: skip
+        return story
 
     def find(self, request_id: str) -> Story | None:
         """The last request of this id that ended, if it is kept."""

@@ -64,6 +64,9 @@ class Client:
         self.status = 503
         self.story.append(f"fail {error}")
 
+    def told(self, story: object) -> None:
+        self.story.append("told")
+
     def abort(self, reason: str) -> None:
         self.story.append(f"abort {reason}")
 

@@ -17,7 +17,16 @@ LONGEST = 450
 
 #: Who may import whom: part of the package → parts it may import besides itself.
 _BASE = {"errors", "words"}
-_COMMON = _BASE | {"wire", "config", "log", "channel", "sdnotify", "worker_settings"}
+_COMMON = _BASE | {
+    "wire",
+    "config",
+    "log",
+    "channel",
+    "sdnotify",
+    "worker_settings",
+    "journal",
+    "repeats",
+}
 _ALL = _COMMON | {"supervisor", "worker", "http"}
 ALLOWED: dict[str, set[str]] = (
     dict.fromkeys(_BASE, _BASE)
