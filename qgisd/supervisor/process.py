@@ -5,12 +5,14 @@ from /proc is never signalled: pids are used again, pidfds are not.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from qgisd import channel, wire
 from qgisd.errors import WireError
@@ -189,6 +191,26 @@ def start_zygote(
     # Its exit is collected by the pidfd; without this, Popen's destructor complains.
     process.returncode = 0
     return child
+
+
+def orphans(group: int) -> set[int]:
+    """Pids of our children in a process group: those that a forker left when it ended, and
+    itself until its exit is collected.
+
+    proc(5), /proc/PID/task/TID/children: exact for processes that do not end meanwhile.
+    """
+    found: set[int] = set()
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread of ours that ended
+            found.update(map(int, children.read_text().split()))
+    return {pid for pid in found if _group_of(pid) == group}
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def become_subreaper() -> None:

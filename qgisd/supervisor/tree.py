@@ -15,7 +15,7 @@ from pathlib import Path
 from qgisd import channel, wire
 from qgisd.supervisor import autopsy
 from qgisd.supervisor import events as e
-from qgisd.supervisor.process import Child, Control, Lifeline, start_zygote
+from qgisd.supervisor.process import Child, Control, Lifeline, orphans, start_zygote
 from qgisd.supervisor.transport import identity_of
 from qgisd.words import Reason
 
@@ -25,6 +25,8 @@ class _Group:
 
     def __init__(self, lifeline: Lifeline) -> None:
         self.lifeline = lifeline
+        #: Its number, which is the zygote's pid.
+        self.number = 0
         #: Tokens of snapshots and workers that live in it.
         self.members: set[str] = set()
         self.over = False
@@ -82,6 +84,8 @@ class Tree:
         self._workers: dict[str, tuple[Child, _Group]] = {}
         #: Killed before they were seen; they die when they show up.
         self._doomed: set[str] = set()
+        #: Forked by one that ended before it could tell: killed, and buried.
+        self._strays: dict[int, Child] = {}
         #: What the newest zygote said of itself.
         self.started: wire.ZygoteReady | None = None
 
@@ -97,6 +101,7 @@ class Tree:
         children = [forker.child for forker in self._zygotes.values() if forker.child]
         children += [forker.child for forker in self._snapshots.values() if forker.child]
         children += [child for child, _ in self._workers.values()]
+        children += self._strays.values()
         for forker in [*self._zygotes.values(), *self._snapshots.values()]:
             forker.control.close()
             forker.group.lifeline.cut()
@@ -125,6 +130,7 @@ class Tree:
             lambda message, fds: self._on_zygote_message(do.number, message, fds),
             lambda: None,
         )
+        zygote.group.number = zygote.child.pid
         self._zygotes[do.number] = zygote
 
     def end_zygote(self, do: e.EndZygote) -> None:
@@ -333,6 +339,8 @@ class Tree:
     def _lose_orders(self, forker: _Forker) -> None:
         """What was ordered from a forker that has ended will not come."""
         pending, forker.pending = forker.pending, set()
+        if pending:
+            self._kill_strays(forker.group)
         for token in pending:
             self._doomed.discard(token)
             if token.startswith("worker "):
@@ -341,6 +349,23 @@ class Tree:
             elif (lost := self._snapshots.pop(token, None)) is not None:
                 lost.control.close()
                 self._emit(_never_forked(token))
+
+    def _kill_strays(self, group: _Group) -> None:
+        """One that ended between a fork and its report left a process that nobody knows."""
+        known = {*self.pids().values(), *self._strays}
+        for pid in orphans(group.number) - known:
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            name = f"stray {pid}"
+            group.members.add(name)
+            self._strays[pid] = Child(pid, pidfd, partial(self._stray_exited, group, pid))
+            self._strays[pid].kill()
+
+    def _stray_exited(self, group: _Group, pid: int, code: int | None) -> None:
+        del self._strays[pid]
+        group.leave(f"stray {pid}")
 
 
 def _never_forked(token: str) -> e.SnapshotDown:

@@ -109,6 +109,8 @@ class Disorder:
         #: What waits to be undone and cannot be done twice.
         self._taken: set[str] = set()
         self._hogs: list[threading.Thread] = []
+        #: When processes were killed or stopped.
+        self.blows: list[float] = []
         self.done: dict[str, int] = {}
         self._actions: dict[str, Callable[[], bool]] = {
             "kill a worker": lambda: self._kill("worker"),
@@ -172,6 +174,11 @@ class Disorder:
 
     # processes
 
+    def _signal(self, pid: int, number: signal.Signals) -> None:
+        self.blows.append(time.monotonic())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
     def _kill(self, kind: str) -> bool:
         pids = sorted(named(self._daemon, kind))
         if not pids:
@@ -179,16 +186,14 @@ class Disorder:
             return False
         pid = self._rng.choice(pids)
         self._note(f"SIGKILL {kind} {pid}, of {len(pids)}")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        self._signal(pid, signal.SIGKILL)
         return True
 
     def _kill_all_workers(self) -> bool:
         pids = named(self._daemon, "worker")
         self._note(f"SIGKILL all workers {pids}")
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            self._signal(pid, signal.SIGKILL)
         return bool(pids)
 
     def _kill_snapshots(self) -> bool:
@@ -197,8 +202,7 @@ class Disorder:
         pids = named(self._daemon, "snapshot")
         self._note(f"SIGKILL all snapshots {pids}")
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            self._signal(pid, signal.SIGKILL)
         return True
 
     def _stop_worker(self) -> bool:
@@ -207,8 +211,7 @@ class Disorder:
             return False
         pid = self._rng.choice(pids)
         self._note(f"SIGSTOP worker {pid}")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(pid, signal.SIGSTOP)
         return True
 
     # files

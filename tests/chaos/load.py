@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos.subjects import Subject
@@ -23,8 +23,8 @@ class Found:
     violations: list[str] = field(default_factory=list)
     #: (project, outcome) → how often; outcome is "right", "aborted" or a status.
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    #: Seconds of the right answers, by project.
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    #: Of the right answers, by project: when they were asked for, and the seconds they took.
+    times: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     slowest_health: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -33,16 +33,28 @@ class Found:
             if len(self.violations) < 200:
                 self.violations.append(text)
 
-    def outcome(self, project: str, what: str, seconds: float) -> None:
+    def outcome(self, project: str, what: str, begin: float, seconds: float) -> None:
         with self.lock:
             self.outcomes[project, what] += 1
             if what == "right":
-                self.seconds.setdefault(project, []).append(seconds)
+                self.times.setdefault(project, []).append((begin, seconds))
 
-    def p95(self, project: str) -> float:
-        """Seconds; 0 where nothing was right."""
-        found = sorted(self.seconds.get(project, []))
+    def p95(self, projects: Collection[str], but: Sequence[tuple[float, float]] = ()) -> float:
+        """Seconds; 0 where nothing was right.
+
+        but: spans of time; what was asked for in one does not count.
+        """
+        found = sorted(
+            seconds
+            for project in projects
+            for begin, seconds in self.times.get(project, [])
+            if not any(since <= begin <= until for since, until in but)
+        )
         return found[int(len(found) * 0.95)] if found else 0.0
+
+    def requests(self) -> int:
+        """How many had an outcome."""
+        return sum(self.outcomes.values())
 
     def table(self) -> str:
         """A line for each project."""
@@ -50,7 +62,7 @@ class Found:
         for project in sorted({project for project, _ in self.outcomes}):
             counts = {what: n for (name, what), n in sorted(self.outcomes.items())
                       if name == project}  # fmt: skip
-            lines.append(f"  {project}: {counts}, p95 {self.p95(project) * 1000:.0f} ms")
+            lines.append(f"  {project}: {counts}, p95 {self.p95([project]) * 1000:.0f} ms")
         return "\n".join(lines)
 
 
@@ -135,7 +147,7 @@ class Clients:
         ):
             self._fail(f"slow client: {wrong}")
         what = "right" if complete and body == right else "aborted" if not complete else "error"
-        self.found.outcome("(slow client)", what, seconds)
+        self.found.outcome("(slow client)", what, begin, seconds)
         self._stop.wait(rng.uniform(0, 0.5))
 
     def _vanishing(self, rng: random.Random) -> None:
@@ -184,5 +196,5 @@ def ask(
         fail(f"{subject.name}: {wrong} ({end - begin:.1f} s, {query[:160]})")
     right = not wrong and answer.status == 200 and answer.complete
     what = "right" if right else "aborted" if not answer.complete else str(answer.status)
-    found.outcome(subject.name, what, end - begin)
+    found.outcome(subject.name, what, begin, end - begin)
     return right
