@@ -25,9 +25,11 @@ def main() -> None:
     """Serve QGIS projects from a supervised tree of QGIS processes."""
 
 
-def _load(path: Path | None, flags: dict[str, Any] | None = None) -> config.Loaded:
+def _load(
+    path: Path | None, flags: dict[str, Any] | None = None, forgiving: bool = False
+) -> config.Loaded:
     try:
-        return config.load(path, os.environ, flags)
+        return config.load(path, os.environ, flags, forgiving)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"qgisd: {problem}", err=True)
@@ -66,7 +68,7 @@ def check(path: Path | None) -> None:
 @click.pass_context
 def control(context: click.Context, path: Path | None, admin: str | None, as_json: bool) -> None:
     """Look at a running daemon, and tell it what to do."""
-    context.obj = (admin or _load(path).config.admin.listen, as_json)
+    context.obj = (admin or _load(path, forgiving=True).config.admin.listen, as_json)
 
 
 def _call(context: click.Context, method: str, path: str, **query: str) -> Any:

@@ -24,16 +24,11 @@ from pydantic import (
     field_validator,
 )
 
+from qgisd import config_tree, secret_files
 from qgisd.errors import ConfigError, Problem
 from qgisd.words import RequestClass
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[import-not-found,no-redef]
-
 DEFAULT_PATH = "/etc/qgisd/qgisd.toml"
-PREFIX = "QGISD_"
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 #: Shortest token that is no joke.
 _TOKEN = 16
@@ -146,6 +141,8 @@ class Daemon(Section):
 
     #: "" means $RUNTIME_DIRECTORY, or a fresh temporary folder.
     runtime_dir: str = ""
+    #: Files with values of keys, beside those of $CREDENTIALS_DIRECTORY; "" for none.
+    secrets_dir: str = ""
     shutdown_timeout_s: Seconds = 30
 
 
@@ -258,7 +255,7 @@ class Loaded:
     """The configuration, and where each value that is no default came from."""
 
     config: Config
-    #: Dotted key → "file …", "environment QGISD_…" or "flag".
+    #: Dotted key → "file …", "secret …", "environment QGISD_…" or "flag".
     sources: dict[str, str]
 
 
@@ -266,31 +263,40 @@ def load(
     path: Path | None,
     environment: Mapping[str, str],
     flags: Mapping[str, Any] | None = None,
+    forgiving: bool = False,
 ) -> Loaded:
     """Read, merge and validate. Raises ConfigError with every problem there is.
 
     path: the file, or None for the default one if it is there.
     flags: dotted key → value, from the command line.
+    forgiving: secrets that this user may not read are left out.
     """
     problems: list[Problem] = []
     sources: dict[str, str] = {}
     tree: dict[str, Any] = {}
-    given = path
     if path is None and Path(DEFAULT_PATH).exists():
         path = Path(DEFAULT_PATH)
     if path is not None:
-        tree = _read(path, given is not None, problems)
-        for key in _leaves(tree):
+        tree = config_tree.read(path, problems)
+        for key in config_tree.leaves(tree):
             sources[key] = f"file {path}"
-    for name, text in sorted(environment.items()):
-        if name.startswith(PREFIX) and "__" in name:
-            key = name[len(PREFIX) :].lower().replace("__", ".")
-            _put(tree, key, _from_text(text), problems, f"environment {name}")
-            sources[key] = f"environment {name}"
+    given_by = [
+        (f"environment {name}", key, text)
+        for name, text in sorted(environment.items())
+        if (key := secret_files.key_of_variable(name))
+    ]
+    secrets = []
+    secrets_dir = config_tree.secrets_dir(tree, environment, flags or {})
+    for folder in secret_files.folders(environment, secrets_dir):
+        secrets += secret_files.read(folder, Config.model_fields, problems, forgiving)
+    given_by = [(f"secret {one.path}", one.key, one.text) for one in secrets] + given_by
+    for source, key, text in given_by:
+        config_tree.put(tree, key, config_tree.from_text(text), problems, source)
+        sources[key] = source
     for key, value in (flags or {}).items():
-        _put(tree, key, value, problems, "flag")
+        config_tree.put(tree, key, value, problems, "flag")
         sources[key] = "flag"
-    _inherit(tree)
+    config_tree.inherit(tree)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -305,82 +311,19 @@ def load(
     return Loaded(config, sources)
 
 
-def _read(path: Path, must_exist: bool, problems: list[Problem]) -> dict[str, Any]:
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        _anchor_roots(tree, path.resolve().parent)
-        return tree
-    except OSError as error:
-        problems.append(Problem(str(path), f"cannot be read: {error.strerror}"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        problems.append(Problem(str(path), f"is not TOML: {error}"))
-    return {}
-
-
-def _anchor_roots(tree: dict[str, Any], folder: Path) -> None:
-    """Roots that are relative are relative to the file that names them."""
-    pools = tree.get("pools", {})
-    for pool in [tree.get("pool"), *(pools.values() if isinstance(pools, dict) else ())]:
-        projects = pool.get("projects") if isinstance(pool, dict) else None
-        roots = projects.get("roots") if isinstance(projects, dict) else None
-        if isinstance(roots, dict):
-            for prefix, root in roots.items():
-                if isinstance(root, str) and root:
-                    roots[prefix] = os.path.normpath(folder / root)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found += _leaves(value, f"{prefix}{key}.")
-        else:
-            found.append(prefix + key)
-    return found
-
-
-def _from_text(text: str) -> Any:
-    """A value as TOML would read it; what is no TOML value is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _put(tree: dict[str, Any], key: str, value: Any, problems: list[Problem], source: str) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        below = tree.setdefault(section, {})
-        if not isinstance(below, dict):
-            problems.append(Problem(source, f"{section} is a value, not a table"))
-            return
-        tree = below
-    tree[last] = value
-
-
-def _inherit(tree: dict[str, Any]) -> None:
-    """Lay each [pools.NAME] over [pool]."""
-
-    def overlay(below: Any, above: Any) -> Any:
-        if isinstance(below, dict) and isinstance(above, dict):
-            return below | {key: overlay(below.get(key), value) for key, value in above.items()}
-        return above
-
-    pools = tree.get("pools")
-    if isinstance(pools, dict):
-        for name, pool in pools.items():
-            pools[name] = overlay(tree.get("pool", {}), pool)
-
-
 def _problem(detail: Any, sources: dict[str, str], path: Path | None) -> Problem:
     key = ".".join(str(part) for part in detail["loc"])
     inherited = re.sub(r"^pools\.[^.]+\.", "pool.", key)
     if key not in sources and inherited in sources:
         key = inherited
-    where = sources.get(key) or (f"file {path}" if path else "defaults")
+    above = (key.rsplit(".", count)[0] for count in range(key.count(".") + 1))
+    where = next((sources[one] for one in above if one in sources), None)
+    where = where or (f"file {path}" if path else "defaults")
     if detail["type"] == "extra_forbidden":
         return Problem(f"{where}, {key}", "there is no such key")
     message = detail["msg"].removeprefix("Value error, ")
+    if secret_files.is_secret(key, sources) and str(detail["input"]) in message:
+        message = "does not fit this key"
     return Problem(f"{where}, {key}", message)
 
 

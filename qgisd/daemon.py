@@ -4,6 +4,7 @@ Everything is made here and handed to whoever needs it; no other module knows th
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import math
@@ -15,11 +16,10 @@ import sys
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-
-from tornado.httpserver import HTTPServer
+from typing import Any
 
 from qgisd import config as configuration
-from qgisd import log, sdnotify, wire
+from qgisd import log, secret_files, wire
 from qgisd.config import Config, Loaded, Pool
 from qgisd.errors import StartError
 from qgisd.health import Health, raise_descriptor_limit
@@ -29,6 +29,7 @@ from qgisd.http.app import PublicApp, Route, Settings
 from qgisd.http.guard import Guard
 from qgisd.http.handler import Context
 from qgisd.repeats import WINDOW_S, Repeats
+from qgisd.service import SystemdUnit
 from qgisd.supervisor import policy
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering
@@ -47,12 +48,20 @@ _WINDOW = 2 << 20
 _MAX_HEAD = 2 << 20
 #: Seconds between two looks at whether all is answered.
 _LOOK_S = 0.02
+#: Without a request on its open connections for so long, the daemon ends: what a proxy sends right
+#: after it has connected is still answered.
+_QUIET_S = 0.1
 #: Removed from the environment of a zygote: they change what QGIS or Qt does behind our back.
-_UNWANTED = ("DISPLAY", "WAYLAND_DISPLAY", "QGIS_PROJECT_FILE", "PYTHONHOME", "NOTIFY_SOCKET")
+_UNWANTED = {
+    "DISPLAY", "WAYLAND_DISPLAY", "QGIS_PROJECT_FILE", "PYTHONHOME",
+    # What is between systemd and the daemon.
+    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY",
+}  # fmt: skip
 
 
 def serve(loaded: Loaded) -> int:
     """Run until told to stop. The exit code: 0, or 1 if it could not start."""
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: say where we stood
     repeats = log.configure(loaded.config.log.level, loaded.config.log.format)
     try:
         return asyncio.run(Daemon(loaded, repeats).run())
@@ -68,9 +77,10 @@ class Daemon:
         self._repeats = repeats
         self._config: Config = loaded.config
         self._pools: dict[str, RunningPool] = {}
-        self._servers: list[HTTPServer] = []
+        self._servers: list[listen.Server] = []
         self._app: PublicApp | None = None
         self._router: Router | None = None
+        self._unit = SystemdUnit(self._pools)
         #: Addresses that are ours to forget.
         self._bound: list[str] = []
         self._failure = ""
@@ -101,6 +111,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._unit.hangup)
 
     def _on_signal(self) -> None:
         # The second one means now.
@@ -108,8 +119,9 @@ class Daemon:
         self._stop.set()
 
     def _start(self, runtime: Path) -> None:
-        public = self._bind(self._config.http.listen)
-        admin = self._bind(self._config.admin.listen)
+        handed = listen.handed_over(os.environ)
+        public = handed.get("http") or self._bind(self._config.http.listen)
+        admin = handed.get("admin") or self._bind(self._config.admin.listen)
         self._guard = Guard(self._config.admin)
         self._guard.check_listeners(admin)
         sockets = runtime / "workers"
@@ -126,6 +138,7 @@ class Daemon:
         self._listen(public, admin)
         for name, pool in self._config.all_pools().items():
             self._pools[name].start(pool.projects.pinned)
+        self._unit.start()
 
     def _bind(self, address: str) -> list[socket.socket]:
         sockets = listen.bind(address)
@@ -172,7 +185,8 @@ class Daemon:
 
     def _listen(self, public: list[socket.socket], admin: list[socket.socket]) -> None:
         http = self._config.http
-        address = http.listen if not http.listen.startswith("unix:") else "localhost"
+        self._addresses = [listen.address_of(socket) for socket in public]
+        address = next((one for one in self._addresses if not one.startswith("unix:")), "localhost")
         settings = Settings(
             http.trusted_proxies,
             http.max_body,
@@ -192,7 +206,7 @@ class Daemon:
         mounts: list[Mount] = []
         api = make_api(self._guard, context, mounts)
         for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):
-            server = HTTPServer(
+            server = listen.Server(
                 delegate,
                 max_header_size=_MAX_HEAD,
                 max_body_size=1 << 62,  # http.max_body is enforced with an answer, not a cut
@@ -204,30 +218,28 @@ class Daemon:
             self._servers.append(server)
 
     async def _wait_ready(self) -> None:
-        """Tell systemd, and the person at the terminal, when the pools can serve."""
-        told = False
+        """Tell systemd, and the person at the terminal, when what is pinned has been loaded.
+
+        Serving begins with the zygotes, before that; a pinned project that fails holds up nothing.
+        """
         while not self._stop.is_set():
-            if not any(pool.ready() for pool in self._pools.values()):
-                sdnotify.notify("READY=1", "STATUS=serving")
-                _log.info("ready on %s", self._config.http.listen)
+            if all(pool.settled() for pool in self._pools.values()):
+                self._unit.ready()
+                _log.info("ready on %s", ", ".join(self._addresses))
                 return
-            if not told and all(pool.came_up() for pool in self._pools.values()):
-                # Serving begins with the zygotes; pinned projects may take minutes.
-                told = sdnotify.notify("READY=1", "STATUS=loading pinned projects")
             await asyncio.sleep(0.05)
 
     async def _shut_down(self) -> None:
-        sdnotify.notify("STOPPING=1")
+        limit = 0.0 if self._failure else self._config.daemon.shutdown_timeout_s
+        self._unit.stopping(limit)
         _log.info("stopping")
         loop = asyncio.get_running_loop()
-        limit = 0.0 if self._failure else self._config.daemon.shutdown_timeout_s
         deadline = loop.time() + limit
         for server in self._servers:
             server.stop()
             # What comes on connections that are open is still answered; then they close.
             server.conn_params.no_keep_alive = True
-        while self._app and self._app.busy and not self._now and loop.time() < deadline:
-            await asyncio.sleep(_LOOK_S)
+        await self._answer_the_rest(deadline)
         left = 0.0 if self._now else max(0.0, deadline - loop.time())
         stops = [asyncio.ensure_future(pool.stop(left)) for pool in self._pools.values()]
         watch = asyncio.ensure_future(self._watch_for_now())
@@ -239,6 +251,20 @@ class Daemon:
             self._router.close()
         for address in self._bound:
             listen.forget(address)
+        self._unit.close()
+
+    async def _answer_the_rest(self, deadline: float) -> None:
+        """Until nothing is under way, and nothing more comes on connections that are open."""
+        loop = asyncio.get_running_loop()
+        quiet_at = loop.time() + _QUIET_S
+        while self._app and not self._now and loop.time() < deadline:
+            if self._app.busy:
+                quiet_at = loop.time() + _QUIET_S
+            elif loop.time() >= quiet_at or not any(one.connected for one in self._servers):
+                # A proxy that sees its connection closed now sends elsewhere: no 503 for it.
+                await self._servers[0].close_all_connections()
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def _tell_repeats(self) -> None:
         while True:
@@ -317,7 +343,7 @@ def zygote_environment(
     kept = {
         key: value
         for key, value in os.environ.items()
-        if key not in _UNWANTED and not key.startswith((configuration.PREFIX, "LISTEN_"))
+        if key not in _UNWANTED and not key.startswith((secret_files.PREFIX, "LISTEN_"))
     }
     fixed = {
         "QT_QPA_PLATFORM": "offscreen",
@@ -344,8 +370,9 @@ def zygote_environment(
 
 
 def describe(loaded: Loaded) -> dict[str, object]:
-    """The effective configuration for `ctl config`; values of qgis.env are not shown."""
-    tree = loaded.config.model_dump(mode="json")
+    """The effective configuration for `ctl config`, without secrets and values of qgis.env."""
+    tree: Any = secret_files.masked(loaded.config.model_dump(mode="json"), loaded.sources)
     for pool in [tree["pool"], *tree["pools"].values()]:
-        pool["qgis"]["env"] = dict.fromkeys(pool["qgis"]["env"], "***")
+        if isinstance(pool["qgis"]["env"], dict):
+            pool["qgis"]["env"] = dict.fromkeys(pool["qgis"]["env"], "***")
     return {"config": tree, "sources": loaded.sources, "python": sys.version.split()[0]}

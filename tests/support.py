@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,8 +171,13 @@ def start_daemon(
     environment: dict[str, str] | None = None,
     listen: str = "",
     wait: bool = True,
+    prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> Daemon:
-    """Start one; pool, http and projects are further lines of those tables, extra of the file."""
+    """Start one; pool, http and projects are further lines of those tables, extra of the file.
+
+    prefix: a command that becomes the daemon, which is given as its arguments.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     listen = listen or f"unix:{folder / 'http.sock'}"
     config = folder / "qgisd.toml"
@@ -188,11 +193,12 @@ def start_daemon(
     log_path = folder / "log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "qgisd", "serve", "-c", str(config)],
+            [*prefix, sys.executable, "-m", "qgisd", "serve", "-c", str(config)],
             env=os.environ | {MARK: mark, "PYTHONUNBUFFERED": "1"} | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            pass_fds=pass_fds,
         )
     daemon = Daemon(folder, process, mark, log_path, listen)
     if wait:

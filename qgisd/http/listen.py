@@ -1,15 +1,72 @@
-"""Sockets to listen on, from "127.0.0.1:7080" or "unix:/run/qgisd/http.sock"."""
+"""Sockets to listen on: from "127.0.0.1:7080" or "unix:/run/qgisd/http.sock", or from systemd."""
 
 import os
 import socket
 import stat
+from collections.abc import MutableMapping
 from pathlib import Path
 
+from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from qgisd.errors import StartError
 
 _BACKLOG = 1024
+#: Number of the first descriptor that systemd hands over (sd_listen_fds(3)).
+_FIRST = 3
+_NAMES = ("http", "admin")
+
+
+class Server(HTTPServer):
+    """Tornado's, that tells whether a client is connected."""
+
+    @property
+    def connected(self) -> bool:
+        """Some connection is open; a request may be on its way on it."""
+        return bool(self._connections)
+
+
+def handed_over(
+    environment: MutableMapping[str, str], first: int = _FIRST
+) -> dict[str, list[socket.socket]]:
+    """The sockets of socket activation, by FileDescriptorName: "http", "admin".
+
+    They are systemd's: it listens on them before us and after us, and no file of theirs is ours to
+    remove. Takes its variables out of `environment`, as they are not meant for processes of ours.
+    Raises StartError for what is no listening stream socket, or has another name.
+    """
+    count = environment.pop("LISTEN_FDS", "")
+    names = environment.pop("LISTEN_FDNAMES", "").split(":")
+    if environment.pop("LISTEN_PID", "") != str(os.getpid()) or not count.isdigit():
+        return {}
+    found: dict[str, list[socket.socket]] = {}
+    for index in range(int(count)):
+        name = names[index] if index < len(names) else ""
+        if name not in _NAMES:
+            raise StartError(
+                f"systemd hands over a socket by the name {name!r}: write FileDescriptorName=http "
+                "(or admin) into its .socket unit"
+            )
+        try:
+            os.set_inheritable(first + index, False)
+            handed = socket.socket(fileno=first + index)
+            listening = handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            raise StartError(f"socket {name!r} of systemd: {error.strerror}") from None
+        if handed.type != socket.SOCK_STREAM or not listening:
+            raise StartError(f"socket {name!r} of systemd is not one that listens (ListenStream=)")
+        handed.setblocking(False)
+        found.setdefault(name, []).append(handed)
+    return found
+
+
+def address_of(listener: socket.socket) -> str:
+    """Its address as the configuration writes it."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{host}:{name[1]}"
 
 
 def bind(address: str) -> list[socket.socket]:

@@ -38,6 +38,8 @@ class ProjectFiles:
         self._loop = asyncio.get_running_loop()
         self._known: dict[str, ProjectRef] = {}
         self._missed: dict[str, int] = {}
+        #: Every pinned project that is there has been ordered.
+        self.pinned_ordered = False
 
     def known(self, name: str) -> ProjectRef | None:
         """See exchange.Service."""
@@ -56,6 +58,7 @@ class ProjectFiles:
         missing = [name for name in pinned if not await self._pin(name)]
         for name in missing:
             self._log.error("pinned project %r is not below the roots", name)
+        self.pinned_ordered = True
         while True:
             await asyncio.sleep(self._interval_s)
             missing = [name for name in missing if not await self._pin(name)]

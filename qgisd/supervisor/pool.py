@@ -145,9 +145,15 @@ class Pool:
         for exchange in list(self._exchanges.values()):
             exchange.abort("shutting down")
 
-    def came_up(self) -> bool:
-        """Its zygote has been up."""
-        return self._machine.ever_up
+    def settled(self) -> bool:
+        """Its zygote has been up, and each pinned project was loaded, or failed to."""
+        machine = self._machine
+        pinned = (machine.projects[key] for key in machine.pinned)
+        return (
+            machine.ever_up
+            and self._files.pinned_ordered
+            and not any(project.coming and not project.serving for project in pinned)
+        )
 
     def pids(self) -> dict[str, int]:
         """Every process of the pool, by name: for memory accounting."""

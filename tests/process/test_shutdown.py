@@ -1,6 +1,5 @@
 """Starts that fail and ends of every kind: what runs is finished, and nothing is left."""
 
-import json
 import os
 import signal
 import socket
@@ -326,24 +325,3 @@ def test_a_stale_socket_file_is_replaced_and_another_file_is_not(
     refused = daemons(fake_roots, listen=f"unix:{stale}", wait=False)
     assert refused.process.wait(5) == 1
     assert stale.read_text() == "precious"
-
-
-def test_ready_is_said_to_systemd_once_it_is(daemons: Start, fake_roots: Path) -> None:
-    address = fake_roots.parent / "notify"
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
-        systemd.bind(str(address))
-        systemd.settimeout(10)
-        environment = {"NOTIFY_SOCKET": str(address), "QGISD_FAKE_START": "0.3"}
-        daemon = daemons(fake_roots, environment=environment, wait=False)
-        assert b"READY=1" in systemd.recv(4096)
-        assert json.loads(daemon.get("/healthz").body)["status"] == "ok"
-        assert daemon.ows("a", do="text").body == b"hello"
-        assert daemon.stop() == 0
-        messages = []
-        systemd.setblocking(False)
-        while True:
-            try:
-                messages.append(systemd.recv(4096))
-            except BlockingIOError:
-                break
-    assert b"STOPPING=1" in b"\n".join(messages)

@@ -18,15 +18,9 @@ LONGEST = 450
 #: Who may import whom: part of the package → parts it may import besides itself.
 _BASE = {"errors", "words"}
 _COMMON = _BASE | {
-    "wire",
-    "config",
-    "log",
-    "channel",
-    "sdnotify",
-    "worker_settings",
-    "journal",
-    "repeats",
-}
+    "wire", "config", "config_tree", "secret_files", "log", "journal", "repeats", "channel",
+    "sdnotify", "worker_settings",
+}  # fmt: skip
 _ALL = _COMMON | {"supervisor", "worker", "http"}
 ALLOWED: dict[str, set[str]] = (
     dict.fromkeys(_BASE, _BASE)
@@ -36,10 +30,11 @@ ALLOWED: dict[str, set[str]] = (
         "worker": _COMMON,
         "http": _COMMON | {"supervisor"},
         "health": _COMMON,
-        "daemon": _ALL | {"health"},
+        "service": _COMMON | {"supervisor"},
+        "daemon": _ALL | {"health", "service"},
         "ctl": {"errors"},
         "check": {"errors", "config"},
-        "cli": _ALL | {"health", "daemon", "ctl", "check"},
+        "cli": _ALL | {"health", "service", "daemon", "ctl", "check"},
         "__main__": {"cli"},
     }
 )
