@@ -120,6 +120,8 @@ class Daemon:
 
     def _start(self, runtime: Path) -> None:
         handed = listen.handed_over(os.environ)
+        if "http" in handed and "http.listen" in self._loaded.sources:
+            _log.warning("http.listen is not used: systemd hands over the socket (qgisd.socket)")
         public = handed.get("http") or self._bind(self._config.http.listen)
         admin = handed.get("admin") or self._bind(self._config.admin.listen)
         self._guard = Guard(self._config.admin)

@@ -2,7 +2,7 @@
 
 In `$CREDENTIALS_DIRECTORY`, where systemd puts what LoadCredential= names (systemd.exec(5)), and
 in `daemon.secrets_dir`, as Compose and Kubernetes mount them. The name of a file is its key
-("admin.token") or its variable ("QGISD_ADMIN__TOKEN"); what has neither form is not for us.
+("admin.tokens") or its variable ("QGISD_ADMIN__TOKENS"); what has neither form is not for us.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,6 +14,8 @@ from qgisd.errors import Problem
 PREFIX = "QGISD_"
 #: Longest secret: a key of the configuration is no place for more.
 _MOST = 64 << 10
+#: LoadCredential=secrets:/a/folder puts this before the name of each file.
+_CREDENTIAL = "secrets_"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def read(
 
 
 def _key(name: str, sections: Collection[str]) -> str:
+    name = name.removeprefix(_CREDENTIAL)
     if name.startswith(PREFIX):
         return key_of_variable(name)
     section, dot, rest = name.partition(".")

@@ -353,6 +353,7 @@ def test_what_is_handed_over_counts_more_than_http_listen(
         options["environment"] |= {"QGISD_HTTP__LISTEN": unused}  # type: ignore[operator]
         daemon = daemons(fake_roots, listen=address, **options)
         assert f"ready on {address}" in daemon.log()
+        assert "http.listen is not used" in daemon.log()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", int(unused.rpartition(":")[2])), 2)
         # Workers and zygotes do not get it: nobody but us and systemd holds it open.

@@ -25,7 +25,15 @@ def load(folder: Path, text: str = "", **environment: str) -> config.Loaded:
     return config.load(file, {"CREDENTIALS_DIRECTORY": str(folder)} | environment)
 
 
-@pytest.mark.parametrize("name", ["pool.qgis.plugin_path", "QGISD_POOL__QGIS__PLUGIN_PATH"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pool.qgis.plugin_path",
+        "QGISD_POOL__QGIS__PLUGIN_PATH",
+        "secrets_pool.qgis.plugin_path",  # of LoadCredential=secrets:FOLDER
+        "secrets_QGISD_POOL__QGIS__PLUGIN_PATH",
+    ],
+)
 def test_a_secret_is_named_by_its_key_or_its_variable(folder: Path, name: str) -> None:
     (folder / name).write_text("/plugins\n")
     loaded = load(folder)
