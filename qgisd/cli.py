@@ -101,6 +101,14 @@ def workers(context: click.Context) -> None:
 
 @control.command()
 @click.pass_context
+def plugins(context: click.Context) -> None:
+    """Server plugins, and whether they were loaded."""
+    content = _call(context, "GET", "/api/v1/plugins")
+    _show(context, content, ctl.plugin_rows(content))
+
+
+@control.command()
+@click.pass_context
 def projects(context: click.Context) -> None:
     """Projects, their generations and errors."""
     content = _call(context, "GET", "/api/v1/projects")

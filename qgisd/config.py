@@ -178,6 +178,8 @@ class Qgis(Section):
     """The environment of QGIS."""
 
     plugin_path: str = ""
+    plugins: list[str] = []
+    required_plugins: list[str] = []
     network_timeout_s: Seconds = 10
     env: dict[str, str] = {}
 
@@ -346,6 +348,14 @@ def _contradictions(config: Config, path: Path | None) -> list[Problem]:
         if pool.project_workers > pool.workers:
             problems.append(
                 Problem(f"{where}, pools.{name}.project_workers", "is more than workers")
+            )
+        left_out = set(pool.qgis.required_plugins) - set(pool.qgis.plugins)
+        if pool.qgis.plugins and left_out:
+            problems.append(
+                Problem(
+                    f"{where}, pools.{name}.qgis.required_plugins",
+                    f"names what plugins leaves out: {', '.join(sorted(left_out))}",
+                )
             )
     if config.http.listen == config.admin.listen:
         problems.append(Problem(f"{where}, admin.listen", "is the same as http.listen"))

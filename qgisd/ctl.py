@@ -96,6 +96,17 @@ def worker_rows(workers: list[dict[str, Any]]) -> str:
     return table(rows, columns)
 
 
+def plugin_rows(plugins: list[dict[str, Any]]) -> str:
+    """`ctl plugins`: a line each, and below it why it failed, or what is special about it."""
+    remarks = [
+        f"{plugin['name']}: {text}"
+        for plugin in plugins
+        for text in (plugin["error"], plugin["note"])
+        if text
+    ]
+    return "\n".join([table(plugins, ("pool", "name", "version", "state")), *remarks])
+
+
 def _mebibytes(size: int | None) -> str | None:
     return None if size is None else f"{size / (1 << 20):.0f} MiB"
 

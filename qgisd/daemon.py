@@ -336,6 +336,8 @@ def zygote_environment(
         control_fd=control,
         lifeline_fd=lifeline,
         plugin_path=pool.qgis.plugin_path,
+        plugins=pool.qgis.plugins,
+        required_plugins=pool.qgis.required_plugins,
         strict_layers=pool.projects.bad_layers == "strict",
         network_timeout_s=pool.qgis.network_timeout_s,
         quiesce_s=pool.quiesce_s,

@@ -12,7 +12,7 @@ Workers speak over ZeroMQ, one ROUTER in the daemon and a DEALER in each worker:
 Zygotes and snapshots speak over a SOCK_SEQPACKET socketpair, descriptors by SCM_RIGHTS:
 
     daemon ─▶ forker   ForkSnapshot, ForkWorker
-    forker ─▶ daemon   ZygoteReady, Loading, Loaded, Failed, Forked + pidfd, Exited
+    forker ─▶ daemon   Starting, ZygoteReady, Loading, Loaded, Failed, Forked + pidfd, Exited
 
 A header is one version byte and a MessagePack array whose first element names the kind.
 The body is a frame of its own, so that it is never copied into a header. Nothing is pickled.
@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from qgisd.errors import WireError
-from qgisd.words import Mode
+from qgisd.words import Mode, PluginState
 
 VERSION = 1
 #: Bytes of one header; a URL and all headers of a request fit many times.
@@ -154,14 +154,30 @@ class ForkWorker(Message, frozen=True):
 # zygote or snapshot to daemon
 
 
+class Starting(Message, frozen=True):
+    """The zygote begins with `what`: should it end there, that is why."""
+
+    what: str
+
+
+class Plugin(msgspec.Struct, frozen=True, array_like=True):
+    """A server plugin: `error` is why it failed, `note` what is special about it."""
+
+    name: str
+    version: str
+    state: PluginState
+    error: str = ""
+    note: str = ""
+
+
 class ZygoteReady(Message, frozen=True):
-    """QGIS is up. `qgis` is its version, `services` what it serves, `plugins` name → state,
-    `api_root` the path of its OGC API Features."""
+    """QGIS is up. `qgis` is its version, `services` what it serves, `api_root` the path of its
+    OGC API Features."""
 
     qgis: str
     api_root: str
     services: list[str]
-    plugins: dict[str, str]
+    plugins: list[Plugin]
     notes: list[str]
 
 
@@ -215,7 +231,7 @@ class Exited(Message, frozen=True):
 ToWorker = Request | Credit | Ping | Stop
 FromWorker = Ready | Head | Chunk | End | Broken | Pong
 ToForker = ForkSnapshot | ForkWorker
-FromForker = ZygoteReady | Loading | Loaded | Failed | Forked | Exited
+FromForker = Starting | ZygoteReady | Loading | Loaded | Failed | Forked | Exited
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()

@@ -68,6 +68,18 @@ class RequestClass(str, Enum):
         return self.value
 
 
+class PluginState(str, Enum):
+    """What became of a server plugin."""
+
+    LOADED = "loaded"
+    FAILED = "failed"
+    #: It is there, but not in the list of those to load.
+    DISABLED = "disabled"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 class Mode(str, Enum):
     """How workers of a generation come by their project."""
 

@@ -18,6 +18,10 @@ class ZygoteSettings(msgspec.Struct, frozen=True):
     lifeline_fd: int
     #: Folders with server plugins, colon-separated.
     plugin_path: str
+    #: Plugins to load, in this order; empty: all there are.
+    plugins: list[str]
+    #: Plugins without which the pool does not start.
+    required_plugins: list[str]
     #: True: a project with a bad layer does not load.
     strict_layers: bool
     #: Seconds that QGIS waits for a remote service.
@@ -28,6 +32,9 @@ class ZygoteSettings(msgspec.Struct, frozen=True):
     window: int
     #: False: no project is forked, each worker loads its own (`snapshot = false`).
     snapshot: bool
+    #: Plugins that left threads behind at a first start, name → the threads: they are loaded by
+    #: each worker, since a process with threads cannot be forked (rule 1).
+    threaded_plugins: dict[str, str] = {}
 
     def to_environment(self) -> dict[str, str]:
         """The one variable that carries all of it."""

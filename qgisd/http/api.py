@@ -20,14 +20,13 @@ from qgisd.http.models import (
     HealthReport,
     Index,
     LoadQuery,
-    Plugin,
     PoolRoute,
     ProjectQuery,
     Query,
     SlowRequest,
 )
 from qgisd.supervisor.exchange import Service
-from qgisd.supervisor.stats import PoolView, ProjectView, Result, WorkerView
+from qgisd.supervisor.stats import PluginView, PoolView, ProjectView, Result, WorkerView
 
 
 class Root(Handler):
@@ -180,18 +179,9 @@ class Plugins(Handler):
     """/plugins"""
 
     @operation()
-    async def get(self, query: Query) -> list[Plugin]:
+    async def get(self, query: Query) -> list[PluginView]:
         """Server plugins, and whether they were loaded."""
-        return [
-            Plugin(
-                pool=view.pool,
-                plugin=name,
-                state="loaded" if state == "loaded" else "failed",
-                error="" if state == "loaded" else state,
-            )
-            for view in (service.view() for service in self.chosen(query.pool))
-            for name, state in view.plugins.items()
-        ]
+        return [plugin for one in self.chosen(query.pool) for plugin in one.view().plugins]
 
 
 class Health(Handler):

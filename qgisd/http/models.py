@@ -128,13 +128,3 @@ class CrashReport(Answer):
     detail: str
     requests: list[SeenRequest]
     stack: str
-
-
-class Plugin(Answer):
-    """A server plugin."""
-
-    pool: str
-    plugin: str
-    state: str
-    """"loaded" or "failed"."""
-    error: str

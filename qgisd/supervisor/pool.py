@@ -29,7 +29,7 @@ from qgisd.supervisor.stats import PoolView, view_of
 from qgisd.supervisor.story import Story
 from qgisd.supervisor.transport import Router, identity_of
 from qgisd.supervisor.tree import Tree
-from qgisd.words import RequestClass
+from qgisd.words import PluginState, RequestClass
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class Pool:
         started, record = self._tree.started, self._machine.workers.get(worker)
         if not order.cache_key or head.status != 200 or started is None or record is None:
             return head.headers
-        if started.plugins:
+        if any(plugin.state is not PluginState.DISABLED for plugin in started.plugins):
             # Filters and access control may look at anything: nothing is exact any more.
             return head.headers
         key = order.cache_key

@@ -90,13 +90,26 @@ class ProjectView:
 
 
 @dataclass(frozen=True)
+class PluginView:
+    pool: str
+    name: str
+    version: str
+    #: "loaded", "failed" or "disabled".
+    state: str
+    #: Why it failed.
+    error: str
+    #: What is special about it, such as a thread that forbids to fork it.
+    note: str
+
+
+@dataclass(frozen=True)
 class PoolView:
     pool: str
     #: State of the zygote.
     zygote: str
     qgis: str
     services: list[str]
-    plugins: dict[str, str]
+    plugins: list[PluginView]
     workers: list[WorkerView]
     projects: list[ProjectView]
     busy: int
@@ -120,7 +133,10 @@ def view_of(
         zygote=machine.zygote.state.value,
         qgis=started.qgis if started else "",
         services=started.services if started else [],
-        plugins=started.plugins if started else {},
+        plugins=[
+            PluginView(pool, one.name, one.version, one.state.value, one.error, one.note)
+            for one in (started.plugins if started else [])
+        ],
         workers=[
             _worker(pool, worker, machine, now, request_ids) for worker in machine.workers.values()
         ],

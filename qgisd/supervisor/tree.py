@@ -17,7 +17,7 @@ from qgisd.supervisor import autopsy
 from qgisd.supervisor import events as e
 from qgisd.supervisor.process import Child, Control, Lifeline, orphans, start_zygote
 from qgisd.supervisor.transport import identity_of
-from qgisd.words import Reason
+from qgisd.words import PluginState, Reason
 
 
 class _Group:
@@ -50,6 +50,8 @@ class _Forker:
         self.group = group
         #: Its own last words.
         self.message = ""
+        #: What it was doing when it was last heard of, as " while …".
+        self.doing = ""
         #: Tokens ordered from it whose Forked has not come.
         self.pending: set[str] = set()
 
@@ -144,14 +146,17 @@ class Tree:
     def _on_zygote_message(self, number: int, message: wire.FromForker, fds: list[int]) -> None:
         zygote = self._zygotes[number]
         if isinstance(message, wire.ZygoteReady):
-            self.started = message
+            self.started, zygote.doing = message, ""
             for note in message.notes:
                 self._log.warning("zygote: %s", note)
-            for plugin, state in message.plugins.items():
-                level = logging.INFO if state == "loaded" else logging.ERROR
-                self._log.log(level, "plugin %s: %s", plugin, state)
+            for plugin in message.plugins:
+                level = logging.ERROR if plugin.state is PluginState.FAILED else logging.INFO
+                words = ": ".join(filter(None, (plugin.state, plugin.error, plugin.note)))
+                self._log.log(level, "plugin %s %s", plugin.name, words)
             self._log.info("zygote %d is up: QGIS %s", number, message.qgis)
             self._emit(e.ZygoteUp(number))
+        elif isinstance(message, wire.Starting):
+            zygote.doing = f" while {message.what}"
         elif isinstance(message, wire.Failed):
             zygote.message = message.message
         else:
@@ -163,7 +168,8 @@ class Tree:
         zygote.group.over = True
         zygote.group.close_if_empty()
         # First that it is gone, then what is lost with it: else it would be ordered there again.
-        self._emit(e.ZygoteDown(number, zygote.message or f"it ended: {ending(code)}"))
+        message = zygote.message or f"it ended{zygote.doing}: {ending(code)}"
+        self._emit(e.ZygoteDown(number, message))
         self._lose_orders(zygote)
 
     # snapshots

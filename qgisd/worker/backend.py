@@ -4,6 +4,7 @@ A backend lives through the tree: `start` in the zygote, `load` in a snapshot (o
 Mode.LOADED), `handle` in workers, all in forks of the same object.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,8 +23,11 @@ class Started:
     #: Path of OGC API Features: "/wfs3" up to QGIS 3, "/ogcapi" from 4 on.
     api_root: str
     services: list[str]
-    plugins: dict[str, str]
+    plugins: list[wire.Plugin]
     notes: list[str] = field(default_factory=list)
+    #: Plugins that leave threads in this process, name → the threads. It cannot be forked: start
+    #: again without them (ZygoteSettings.threaded_plugins).
+    threaded: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,11 @@ class Backend(Protocol):
     #: Names of threads that may be there when the zygote forks.
     zygote_threads: tuple[str, ...]
 
-    def start(self) -> Started:
-        """Come up without any project. Raises LoadError."""
+    def start(self, begin: Callable[[str], None]) -> Started:
+        """Come up without any project. Raises LoadError.
+
+        begin: told what comes next, before anything that may take the process down.
+        """
 
     def load(self, path: str) -> Project:
         """Load the one project of this process. Raises LoadError."""

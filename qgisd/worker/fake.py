@@ -18,6 +18,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
 from qgisd import wire
@@ -34,14 +35,14 @@ class FakeBackend:
         self._leak: list[bytes] = []
         self._served = 0
 
-    def start(self) -> Started:
+    def start(self, begin: Callable[[str], None]) -> Started:
         """Fails, or dawdles, as $QGISD_FAKE_START says: "fail", or seconds."""
         order = os.environ.get("QGISD_FAKE_START", "")
         if order == "fail":
             raise LoadError("the fake zygote was told to fail")
         if order:
             time.sleep(float(order))
-        return Started("fake", "/wfs3", ["FAKE"], {})
+        return Started("fake", "/wfs3", ["FAKE"], [])
 
     def load(self, path: str) -> Project:
         """Read the file and do what it says."""

@@ -3,8 +3,12 @@
 API used: QgsServer.handleRequest(request, response, project), QGIS 3.22 and later.
 """
 
+import os
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 from qgis.core import Qgis, QgsApplication, QgsNetworkAccessManager, QgsProject
@@ -18,7 +22,7 @@ from qgis.server import (
 )
 
 from qgisd import wire
-from qgisd.worker import nesting, plugins, projects
+from qgisd.worker import fork, nesting, plugins, projects
 from qgisd.worker.backend import Answer, LoadError, Project, Started
 from qgisd.worker.fork import HARMLESS_IN_ZYGOTE
 from qgisd.worker_settings import ZygoteSettings
@@ -44,15 +48,19 @@ class QgisBackend:
     def __init__(self, settings: ZygoteSettings) -> None:
         self._settings = settings
         self._project: QgsProject | None = None
+        self._response: _Response | None = None
+        self._plugins = plugins.Plugins(
+            settings.plugin_path or os.environ.get("QGIS_PLUGINPATH", ""),
+            settings.plugins,
+            settings.required_plugins,
+        )
 
-    def start(self) -> Started:
+    def start(self, begin: Callable[[str], None]) -> Started:
         """QgsApplication, QgsServer, plugins. Raises LoadError if a service module is missing."""
         QCoreApplication.setOrganizationName(QgsApplication.QGIS_ORGANIZATION_NAME)
         QCoreApplication.setOrganizationDomain(QgsApplication.QGIS_ORGANIZATION_DOMAIN)
         QCoreApplication.setApplicationName(QgsApplication.QGIS_APPLICATION_NAME)
-        # An exception out of a method that QGIS calls (a plugin's filter) would abort the process:
-        # PyQt does so where nobody has set a hook.
-        sys.excepthook = traceback.print_exception
+        sys.excepthook = self._on_exception
         self._application = QgsApplication([], False, "", "server")
         self._server = QgsServer()
         QgsNetworkAccessManager.setTimeout(round(self._settings.network_timeout_s * 1000))
@@ -62,18 +70,48 @@ class QgisBackend:
         services = [name for name in _SERVICES if registry.getService(name) is not None]
         if "WMS" not in services:
             raise LoadError("QGIS Server's modules are missing: apt-get install qgis-server")
-        states = plugins.load_all(self._settings.plugin_path, interface)
+        deferred = self._settings.threaded_plugins
+        states = self._plugins.load(interface, deferred, self._staying, begin)
         features = registry.getApi("OGC WFS3 (Draft)") or registry.getApi("OGC API - Features")
         root = features.rootPath() if features is not None else "/wfs3"
-        return Started(Qgis.QGIS_VERSION, root, services, states)
+        return Started(Qgis.QGIS_VERSION, root, services, states, threaded=self._plugins.threaded)
+
+    def _staying(self) -> list[fork.Thread]:
+        """Threads that no quiescing ends; at once if there are none."""
+        return fork.wait_single_threaded(
+            self.quiesce, self._settings.quiesce_s, self.zygote_threads
+        )
+
+    def _on_exception(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        """What a plugin threw out of a method that QGIS calls: its request fails.
+
+        Without a hook PyQt aborts the process. With one that only prints, QGIS goes on with the
+        method's default, which for access control is to allow everything.
+        """
+        traceback.print_exception(kind, error, trace)
+        name = self._plugins.culprit(trace)
+        if name:
+            print(f"the plugin {name} threw {kind.__name__}: {error}", file=sys.stderr)
+        if self._response is not None:
+            self._response.broken = f"{kind.__name__} in the plugin {name or 'of some kind'}"
 
     def load(self, path: str) -> Project:
         """Load the project that this process is for."""
+        for name in self._settings.threaded_plugins:
+            self._plugins.start(name)
+            if self._plugins.failure(name):
+                raise LoadError(f"the plugin {name} failed: {self._plugins.failure(name)}")
         server_settings = QgsServerSettings()
         server_settings.load()
         self._project, project = projects.load(path, server_settings, self._settings.strict_layers)
         self._server.serverInterface().removeConfigCacheEntry(self._project.fileName())
-        return project
+        why = "; ".join(
+            f"the plugin {name} has {threads}"
+            for name, threads in self._settings.threaded_plugins.items()
+        )
+        return replace(project, unforkable=why or project.unforkable)
 
     def quiesce(self) -> None:
         """End the network thread, and the pool threads that are idle (rule 1)."""
@@ -98,7 +136,8 @@ class QgisBackend:
             dict(request.headers),
             body or None,
         )
-        response = _Response(answer)
+        filtered = bool(self._server.serverInterface().filters())
+        response = self._response = _Response(answer, filtered)
         nesting.enter(request.headers)
         try:
             self._server.handleRequest(qgis_request, response, self._project)
@@ -127,6 +166,8 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
 
     QGIS calls flush() once per feature. A message for each is what makes the predecessor 13
     times slower, and even a look at the buffer for each costs, so most calls only count.
+    Where there are filters each call takes what is there, as theirs (sendResponse) are to see
+    each part once.
     """
 
     #: Bytes gathered before a piece is sent.
@@ -134,9 +175,11 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
     #: flush() calls between two looks at the buffer, at most.
     MOST_CALLS = 64
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, filtered: bool) -> None:
         super().__init__()
         self._answer = answer
+        self._filtered = filtered
+        self._gathered = bytearray()
         self._begun = False
         self._calls = 0
         self._look_at = 1
@@ -145,6 +188,11 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
 
     def flush(self) -> None:
         """Called by QGIS whenever it has written something worth sending."""
+        if self._filtered:
+            self._gathered += self._written()
+            if len(self._gathered) >= self.PIECE:
+                self._send(self._take())
+            return
         self._calls += 1
         if self._calls < self._look_at:
             return
@@ -161,6 +209,11 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
             )
         else:
             self._look_at = 1
+
+    def clear(self) -> None:
+        """QGIS begins anew: an exception takes the place of the answer."""
+        self._gathered.clear()
+        super().clear()
 
     def headersSent(self) -> bool:  # noqa: N802  (QGIS calls it)
         """True once the head is on its way: QGIS then writes no exception into the body."""
@@ -191,11 +244,21 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
             self._answer.finish(status, self._headers(), data)
 
     def _take(self) -> bytes:
+        """All that was written and not sent."""
+        if not self._gathered:
+            return self._written()
+        data = bytes(self._gathered) + self._written()
+        self._gathered.clear()
+        return data
+
+    def _written(self) -> bytes:
         data = bytes(self.io().data()) or bytes(self.body())
         self.truncate()
         return data
 
     def _send(self, data: bytes) -> None:
+        if self.broken:
+            return  # what is not out yet need not go out
         if not self._begun:
             self._begun = True
             # From here on an error of QGIS shows in its log alone. Not before: it logs a dozen

@@ -8,6 +8,7 @@ load the project themselves (rule 6).
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from qgisd import channel, wire
 from qgisd.words import Mode
@@ -38,7 +39,7 @@ def run_snapshot(
     def threads() -> list[fork.Thread]:
         return fork.wait_single_threaded(backend.quiesce, settings.quiesce_s)
 
-    why = _why_not_forked(settings, project, threads())
+    why = _why_not_forked(settings, project, threads)
     mode = Mode.LOADED if why else Mode.FORKED
     fork.prepare_to_fork()
     bad = [
@@ -56,11 +57,14 @@ def run_snapshot(
     ForkServer(control, settings.lifeline_fd, child, threads).run()
 
 
-def _why_not_forked(settings: ZygoteSettings, project: Project, staying: list[fork.Thread]) -> str:
+def _why_not_forked(
+    settings: ZygoteSettings, project: Project, threads: Callable[[], list[fork.Thread]]
+) -> str:
     if not settings.snapshot:
         return "pool.snapshot is false"
     if project.unforkable:
         return project.unforkable
+    staying = threads()
     if staying:
         return "threads stay: " + ", ".join(map(str, staying))
     return ""

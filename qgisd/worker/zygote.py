@@ -7,6 +7,9 @@ threads leaks in. It forks snapshots, and workers where a project must be loaded
 import os
 import socket
 import sys
+from typing import NoReturn
+
+import msgspec
 
 from qgisd import channel, wire
 from qgisd.worker import fork, snapshot
@@ -27,6 +30,21 @@ def make_backend(settings: ZygoteSettings) -> Backend:
     return QgisBackend(settings)
 
 
+def start_again(settings: ZygoteSettings, threaded: dict[str, str]) -> NoReturn:
+    """Exec this process anew, to be rid of the threads of plugins, and leave those to workers."""
+    for name, threads in threaded.items():
+        print(f"the plugin {name} has {threads}: starting again without it", file=sys.stderr)
+    known = settings.threaded_plugins | threaded
+    settings = msgspec.structs.replace(settings, threaded_plugins=known)
+    os.set_inheritable(settings.control_fd, True)
+    os.set_inheritable(settings.lifeline_fd, True)
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", __spec__.name],
+        os.environ | settings.to_environment(),
+    )
+
+
 def main() -> None:
     """Start, say so, fork on command. Exit code 1 if the server does not come up."""
     settings = ZygoteSettings.from_environment()
@@ -36,13 +54,16 @@ def main() -> None:
     fork.bind_lifeline(settings.lifeline_fd)
     fork.mark_process("qgisd-zygote", 100)
     # Rendering takes all the processor it gets; the daemon, which hands out the work, goes first.
-    os.nice(5)
+    if not settings.threaded_plugins:
+        os.nice(5)
     try:
         backend = make_backend(settings)
-        started = backend.start()
+        started = backend.start(lambda what: channel.send(control, wire.Starting(what)))
     except (LoadError, ImportError) as error:
         channel.send(control, wire.Failed(str(error)[:2000]))
         sys.exit(1)
+    if started.threaded:
+        start_again(settings, started.threaded)
 
     def threads() -> list[fork.Thread]:
         return fork.wait_single_threaded(

@@ -185,7 +185,7 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)
     backend = QgisBackend(ZygoteSettings.from_environment())
-    backend.start()
+    backend.start(lambda what: None)
     backend.quiesce()
     pid = os.fork()
     if pid == 0:

@@ -82,11 +82,12 @@ def plain_environment(profile: Path, hash_seed: str = "0") -> dict[str, str]:
 class Reference:
     """tests/e2e/reference.py, running: a plain QgsServer without a fork in its life."""
 
-    def __init__(self, folder: Path, hash_seed: str = "0") -> None:
+    def __init__(self, folder: Path, hash_seed: str = "0", plugins: Sequence[str] = ()) -> None:
+        """plugins: a folder with server plugins, and the names of those to load."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "reference.py")],
+                [sys.executable, str(HERE / "reference.py"), *plugins],
                 env=plain_environment(folder / "profile", hash_seed),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

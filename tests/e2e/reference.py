@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Any
 
+import qgis.utils
 from qgis.core import QgsApplication
 from qgis.server import (
     QgsBufferServerRequest,
@@ -47,6 +48,16 @@ def answer(server: QgsServer, settings: QgsServerSettings, asked: dict[str, Any]
     }
 
 
+def load_plugins(server: QgsServer, path: str, names: list[str]) -> None:
+    """Server plugins, as QgsServer::initPython and qgis.utils load them."""
+    qgis.utils.serverIface = server.serverInterface()
+    qgis.utils.plugin_paths = [path]
+    qgis.utils.updateAvailablePlugins()
+    sys.path.insert(0, path)
+    for name in names:
+        assert qgis.utils.loadPlugin(name) and qgis.utils.startServerPlugin(name), name
+
+
 def main() -> None:
     """Answer until stdin ends."""
     # Whatever QGIS or GDAL prints must not come between the answers.
@@ -56,6 +67,8 @@ def main() -> None:
     server = QgsServer()
     settings = QgsServerSettings()
     settings.load()
+    if len(sys.argv) > 1:
+        load_plugins(server, sys.argv[1], sys.argv[2:])
     for line in sys.stdin:
         print(json.dumps(answer(server, settings, json.loads(line))), file=answers, flush=True)
     del application

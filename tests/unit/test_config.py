@@ -185,6 +185,13 @@ def test_two_pools_cannot_have_one_route_nor_any_name(tmp_path: Path) -> None:
     assert "pools.a/b: letters" in text
 
 
+def test_a_required_plugin_is_among_those_to_load(tmp_path: Path) -> None:
+    text = '[pool.qgis]\nplugins = ["a"]\nrequired_plugins = ["a", "b"]'
+    [problem] = problems(tmp_path, text)
+    assert "required_plugins" in str(problem) and "leaves out: b" in str(problem)
+    load(tmp_path, '[pool.qgis]\nrequired_plugins = ["b"]')
+
+
 def test_an_error_of_the_common_pool_is_not_repeated_for_each_pool(tmp_path: Path) -> None:
     found = problems(tmp_path, '[pools.one]\n[pools.two]\nroute = "/two"', QGISD_POOL__QUEUE="0")
     assert [problem.where for problem in found] == ["environment QGISD_POOL__QUEUE, pool.queue"]

@@ -1,0 +1,3 @@
+"""Throws at import."""
+
+raise ImportError("no module named frobnicate")

@@ -1,0 +1,5 @@
+"""Throws in serverClassFactory."""
+
+
+def serverClassFactory(interface):
+    raise KeyError("configuration")

@@ -1,0 +1,1 @@
+"""Its metadata.txt cannot be read."""
