@@ -132,11 +132,15 @@ class Pong(Message, frozen=True):
 
 
 class ForkSnapshot(Message, frozen=True):
-    """Fork a process that loads `path`; its control socket comes along as a descriptor."""
+    """Fork a process that loads `path`; its control socket comes along as a descriptor.
+
+    background: nobody waits for it, as an older generation serves.
+    """
 
     project: str
     generation: int
     path: str
+    background: bool = False
 
 
 class ForkWorker(Message, frozen=True):

@@ -252,10 +252,13 @@ class EndZygote:
 
 @dataclass(frozen=True, slots=True)
 class ForkSnapshot:
+    """background: nobody waits for it, as an older generation serves."""
+
     zygote: int
     project: str
     generation: int
     path: str
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)

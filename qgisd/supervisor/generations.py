@@ -65,7 +65,13 @@ class Generations(Dispatch):
                 ("load", project.key, generation.number), self.now + self.limits.load_timeout_s
             )
             self._out.append(
-                e.ForkSnapshot(self.zygote.number, project.key, generation.number, generation.path)
+                e.ForkSnapshot(
+                    self.zygote.number,
+                    project.key,
+                    generation.number,
+                    generation.path,
+                    background=project.serving is not None,
+                )
             )
 
     def _on_snapshot_loaded(self, event: e.SnapshotLoaded) -> None:

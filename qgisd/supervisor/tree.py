@@ -190,7 +190,7 @@ class Tree:
         self._order(
             zygote,
             token,
-            wire.ForkSnapshot(do.project, do.generation, do.path),
+            wire.ForkSnapshot(do.project, do.generation, do.path, do.background),
             [theirs.fileno()],
         )
         theirs.close()

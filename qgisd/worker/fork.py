@@ -4,16 +4,18 @@ Each rule stands here with the failure that it prevents (measured; docs/decision
 Linux only; single-threaded by its own rules; imports no QGIS.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import gc
 import os
+import resource
 import socket
 import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,10 @@ _TASKS = Path("/proc/self/task")
 _DESCRIPTORS = Path("/proc/self/fd")
 #: Bytes of a page of memory.
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+#: How much nicer than a worker a load is for which nobody waits: a tenth of its share.
+_BACKGROUND = 10
+#: capabilities(7)
+_CAP_SYS_NICE = 23
 
 #: Rule 1, the exceptions: threads that may stand beside a fork, by the library that started
 #: them, each with its proof. Nothing a child does may wait for such a thread.
@@ -237,6 +243,33 @@ def own_memory() -> int:
     with open("/proc/self/statm", "rb") as file:
         fields = file.read().split()
     return (int(fields[1]) - int(fields[2])) * _PAGE
+
+
+@contextlib.contextmanager
+def in_background() -> Iterator[None]:
+    """Leave the processors to those who serve, for as long as the block takes.
+
+    Only where the kernel lets this process come back, for what it forks inherits its priority:
+    with CAP_SYS_NICE, or with RLIMIT_NICE (systemd's LimitNICE=+5). Else nothing happens.
+    """
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    if not _may_be_as_nice_as(usual):
+        yield
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, usual + _BACKGROUND)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
+
+
+def _may_be_as_nice_as(nice: int) -> bool:
+    """getrlimit(2): the limit is 20 less the lowest nice value that may be set."""
+    if 20 - resource.getrlimit(resource.RLIMIT_NICE)[0] <= nice:
+        return True
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    return bool(effective >> _CAP_SYS_NICE & 1)
 
 
 def mark_process(name: str, oom_score_adj: int) -> None:

@@ -5,6 +5,7 @@ reported as Mode.LOADED, and this process ends: its workers are then forked from
 load the project themselves (rule 6).
 """
 
+import contextlib
 import os
 import socket
 import time
@@ -30,7 +31,8 @@ def run_snapshot(
     channel.send(control, wire.Loading())
     started = time.monotonic()
     try:
-        project = backend.load(order.path)
+        with fork.in_background() if order.background else contextlib.nullcontext():
+            project = backend.load(order.path)
     except LoadError as error:
         channel.send(control, wire.Failed(str(error)[:4000]))
         os._exit(0)

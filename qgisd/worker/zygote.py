@@ -57,8 +57,10 @@ def main() -> None:
     if not settings.threaded_plugins:
         os.nice(5)
     try:
-        backend = make_backend(settings)
-        started = backend.start(lambda what: channel.send(control, wire.Starting(what)))
+        # One that replaces another comes up while workers serve, and nobody waits for the first.
+        with fork.in_background():
+            backend = make_backend(settings)
+            started = backend.start(lambda what: channel.send(control, wire.Starting(what)))
     except (LoadError, ImportError) as error:
         channel.send(control, wire.Failed(str(error)[:2000]))
         sys.exit(1)

@@ -162,3 +162,11 @@ def test_a_worker_that_says_it_has_grown_too_much_is_replaced() -> None:
     again = world.arrive("p")
     world.settle()
     assert world.worker_of(again) not in (0, first)
+
+
+def test_only_a_load_for_which_nobody_waits_is_in_the_background() -> None:
+    world = World()
+    world.start()
+    world.serve("p")
+    world.tell(e.ReloadOrdered("p"))
+    assert [do.background for do in world.heard(e.ForkSnapshot)] == [False, True]
