@@ -99,6 +99,10 @@ class DeadlineExceeded(RequestError):
     """It ran for longer than its class allows and was ended."""
 
 
+class EndedByOperator(RequestError):
+    """Somebody who looks after this server ended it."""
+
+
 class LoopDetected(RequestError):
     """Projects that draw each other, deeper than is allowed."""
 

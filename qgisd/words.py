@@ -17,6 +17,7 @@ class Reason(str, Enum):
     IDLE = "idle"
     MAX_REQUESTS = "max_requests"
     MEMORY = "memory"
+    OPERATOR = "operator"
     PING = "ping"
     RELOAD = "reload"
     STOP = "stop"
@@ -46,6 +47,36 @@ class Outcome(str, Enum):
     DISCONNECTED = "disconnected"
     #: It has not ended.
     UNDER_WAY = "under_way"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class NoteKind(str, Enum):
+    """What a note of a pool is about, for those who listen to `/api/v1/events`."""
+
+    BREAKER_CLOSED = "breaker_closed"
+    BREAKER_OPENED = "breaker_opened"
+    DRAINING = "draining"
+    EVICTED = "evicted"
+    LOAD_BEGUN = "load_begun"
+    LOAD_FAILED = "load_failed"
+    MEMORY = "memory"
+    PINNED = "pinned"
+    PROJECT_CHANGED = "project_changed"
+    PROJECT_DROPPED = "project_dropped"
+    PROJECT_GONE = "project_gone"
+    REQUEST_SLOW = "request_slow"
+    SNAPSHOT_ENDED = "snapshot_ended"
+    #: A generation gets the requests from now on.
+    SWITCHED = "switched"
+    UNDRAINED = "undrained"
+    UNPINNED = "unpinned"
+    WORKER_ENDED = "worker_ended"
+    WORKER_STARTED = "worker_started"
+    ZYGOTE_ENDED = "zygote_ended"
+    ZYGOTE_UP = "zygote_up"
+    OTHER = "other"
 
     def __str__(self) -> str:
         return self.value

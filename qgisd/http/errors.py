@@ -22,6 +22,7 @@ _STATUS: dict[type[errors.RequestError], tuple[int, str, str]] = {
     errors.ProjectUnusable: (422, "ProjectUnusable", "Project unusable"),
     errors.InternalError: (500, "NoApplicableCode", "Internal error"),
     errors.WorkerLost: (502, "NoApplicableCode", "Worker lost"),
+    errors.EndedByOperator: (503, "NoApplicableCode", "Ended by an operator"),
     errors.Unavailable: (503, "NoApplicableCode", "Unavailable"),
     errors.LoopDetected: (508, "NoApplicableCode", "Loop detected"),
     errors.DeadlineExceeded: (504, "NoApplicableCode", "Deadline exceeded"),

@@ -12,7 +12,7 @@ from qgisd.supervisor.model import MOST_DEPTH, Generation, Job, Limits, Project,
 from qgisd.supervisor.scheduler import Queues
 from qgisd.supervisor.states import WORKER, WorkerState, ZygoteState, advance
 from qgisd.supervisor.timers import Timers
-from qgisd.words import Mode, Reason
+from qgisd.words import Mode, NoteKind, Reason
 
 
 class Core:
@@ -111,8 +111,20 @@ class Core:
             worker.lent = False
             self.timers.cancel(("long", worker.id))
 
-    def _note(self, level: int, text: str, project: str = "") -> None:
-        self._out.append(e.Note(level, text, project))
+    def _note(
+        self,
+        level: int,
+        text: str,
+        project: str = "",
+        kind: NoteKind = NoteKind.OTHER,
+        generation: int = 0,
+        worker: int = 0,
+        reason: Reason | None = None,
+    ) -> None:
+        self._out.append(e.Note(level, text, project, kind, generation, worker, reason))
 
     def _fail(self, job: Job, error: RequestError) -> None:
+        raise NotImplementedError  # machine.Machine
+
+    def _abort(self, job: Job, reason: str) -> None:
         raise NotImplementedError  # machine.Machine

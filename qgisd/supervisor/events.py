@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qgisd.errors import RequestError
 from qgisd.supervisor.model import Job, ProjectRef
 from qgisd.wire import BadLayer
-from qgisd.words import Mode, Reason
+from qgisd.words import Mode, NoteKind, Reason
 
 # events: requests
 
@@ -190,6 +190,34 @@ class DropOrdered:
 
 
 @dataclass(frozen=True, slots=True)
+class UnpinOrdered:
+    """Keep a project no longer than it is used."""
+
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKillOrdered:
+    """Kill a worker; the request it has fails with it."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobKillOrdered:
+    """End a request, and kill the worker that has it."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOrdered:
+    """Take no new requests (on), or take them again."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StopOrdered:
     """Take nothing new, finish what there is until `deadline`, then end."""
 
@@ -228,6 +256,10 @@ Event = (
     | LoadOrdered
     | ReloadOrdered
     | DropOrdered
+    | UnpinOrdered
+    | WorkerKillOrdered
+    | JobKillOrdered
+    | DrainOrdered
     | StopOrdered
     | Started
     | Tick
@@ -347,11 +379,18 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something an operator may want to read in the log. `level` as in logging."""
+    """Something an operator may want to know: for the log, and for who listens to events.
+
+    level: as in logging. generation, worker: 0 if it is about none.
+    """
 
     level: int
     text: str
     project: str = ""
+    kind: NoteKind = NoteKind.OTHER
+    generation: int = 0
+    worker: int = 0
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)

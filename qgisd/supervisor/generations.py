@@ -17,7 +17,7 @@ from qgisd.supervisor.states import (
     ZygoteState,
     advance,
 )
-from qgisd.words import Mode, Reason
+from qgisd.words import Mode, NoteKind, Reason
 
 
 class Generations(Dispatch):
@@ -73,6 +73,9 @@ class Generations(Dispatch):
                     background=project.serving is not None,
                 )
             )
+            number, reason = generation.number, generation.reason
+            text = f"loading generation {number}: {reason}"
+            self._note(10, text, project.key, NoteKind.LOAD_BEGUN, number, 0, reason)
 
     def _on_snapshot_loaded(self, event: e.SnapshotLoaded) -> None:
         project = self.projects.get(event.project)
@@ -108,7 +111,7 @@ class Generations(Dispatch):
             f"generation {generation.number}: {generation.layers} layers "
             f"in {generation.load_ms / 1000:.2f} s{bad}{kept}"
         )
-        self._note(20, detail, project.key)
+        self._note(20, detail, project.key, NoteKind.SWITCHED, generation.number)
         self._out.append(e.Settled(project.key, generation.number, True, detail))
         if before is not None:
             self._retire(project, before, Reason.RELOAD)
@@ -163,7 +166,8 @@ class Generations(Dispatch):
             if crashed and not project.failures:
                 # Like a request whose worker dies, a load whose process dies gets another try.
                 self._count_load_failure(project)
-                self._note(30, f"the load ended: {message}; once more", project.key)
+                text = f"the load ended: {message}; once more"
+                self._note(30, text, project.key, NoteKind.LOAD_FAILED, generation.number)
                 self._new_generation(project, Reason.CRASH)
             else:
                 self._fail_generation(project, generation, message)
@@ -173,11 +177,12 @@ class Generations(Dispatch):
         if project.coming is not None:
             return
         if project.failures == 1:
-            self._note(30, f"the snapshot ended: {message}; loading anew", project.key)
+            text = f"the snapshot ended: {message}; loading anew"
+            self._note(30, text, project.key, NoteKind.SNAPSHOT_ENDED, generation.number)
             self._new_generation(project, Reason.CRASH)
         else:
-            again = f"loading anew in {wait:.1f} s"
-            self._note(40, f"the snapshot ended once more: {message}; {again}", project.key)
+            text = f"the snapshot ended once more: {message}; loading anew in {wait:.1f} s"
+            self._note(40, text, project.key, NoteKind.SNAPSHOT_ENDED, generation.number)
 
     def _count_load_failure(self, project: Project) -> float:
         """One more in a row; seconds until it is worth another try, at which it is tried."""
@@ -208,7 +213,8 @@ class Generations(Dispatch):
         self._count_load_failure(project)
         serving = project.serving if project.serving is not generation else None
         still = f"; generation {serving.number} still serves" if serving else ""
-        self._note(40, f"generation {generation.number} failed: {message}{still}", project.key)
+        text = f"generation {generation.number} failed: {message}{still}"
+        self._note(40, text, project.key, NoteKind.LOAD_FAILED, generation.number, 0, reason)
         self._cancel(project, generation, message, reason)
         project.overtaken = 0
         self._await_healing(project)

@@ -9,7 +9,7 @@ from qgisd.supervisor import policy
 from qgisd.supervisor.generations import Generations
 from qgisd.supervisor.model import MOST_DEPTH, Generation, Job, Project, ProjectRef, Zygote
 from qgisd.supervisor.states import ZYGOTE, GenerationState, ZygoteState, advance
-from qgisd.words import Mode, Reason
+from qgisd.words import Mode, NoteKind, Reason
 
 
 class Loads(Generations):
@@ -40,6 +40,7 @@ class Loads(Generations):
             self.timers.cancel(("zygote", event.number))
             self.zygote.state = advance(ZYGOTE, self.zygote.state, "up", "zygote")
             self.ever_up = True
+            self._note(10, f"zygote {event.number} is up", kind=NoteKind.ZYGOTE_UP)
 
     def _on_zygote_down(self, event: e.ZygoteDown) -> None:
         self.timers.cancel(("zygote", event.number))
@@ -58,7 +59,8 @@ class Loads(Generations):
         zygote.state = advance(ZYGOTE, zygote.state, "exit", "zygote")
         zygote.failures += 1
         wait = policy.backoff(zygote.failures, self.limits.backoff_limit_s, self._jitter())
-        self._note(40, f"the zygote ended: {event.message}; a new one in {wait:.1f} s")
+        text = f"the zygote ended: {event.message}; a new one in {wait:.1f} s"
+        self._note(40, text, kind=NoteKind.ZYGOTE_ENDED)
         self.timers.set(("zygote", zygote.number), self.now + wait)
 
     def _on_zygote_due(self, number: int) -> None:
@@ -131,7 +133,7 @@ class Loads(Generations):
             project.breaker.reset()
         if project.serving is None and project.coming is None and not project.pinned:
             return
-        self._note(20, "the project file changed", project.key)
+        self._note(20, "the project file changed", project.key, NoteKind.PROJECT_CHANGED)
         if project.coming is not None:
             # A load that is overtaken is given up once (it may hang); the next one comes to its
             # end, and what it lacks is loaded after it: else a file that changes more often than it
@@ -146,43 +148,11 @@ class Loads(Generations):
         if project is None:
             return
         if project.serving or project.coming:
-            self._note(30, "the project file is gone", project.key)
+            self._note(30, "the project file is gone", project.key, NoteKind.PROJECT_GONE)
         for job in self.queue.drain(project.key):
             self._fail(job, ProjectNotFound("no such project"))
         self._unload(project, Reason.STOP)
         project.version, project.error = (0, 0, 0), ""
-        self._maybe_forget(project)
-
-    def _on_load_ordered(self, event: e.LoadOrdered) -> None:
-        project = self.projects.get(event.ref.key) or self._adopt(event.ref)
-        if project.serving is None and project.coming is None:
-            project.path, project.version = event.ref.path, event.ref.version
-        if event.pin:
-            project.pinned = True
-            self.pinned.add(project.key)
-        if project.serving is not None and project.coming is None:
-            self._out.append(e.Settled(project.key, project.serving.number, True, "already loaded"))
-        self._need_generation(project)
-
-    def _on_reload_ordered(self, event: e.ReloadOrdered) -> None:
-        if event.project is not None:
-            project = self.projects.get(event.project)
-            if project is not None:
-                self._new_generation(project, Reason.RELOAD)
-        elif self.successor is None:
-            self.successor = Zygote(self._next_zygote())
-            self._start_zygote(self.successor)
-
-    def _on_drop_ordered(self, event: e.DropOrdered) -> None:
-        project = self.projects.get(event.project)
-        if project is None:
-            return
-        project.pinned, project.error = False, ""
-        self.pinned.discard(project.key)
-        self._unload(project, Reason.STOP)
-        self._out.append(e.Settled(project.key, 0, True, "dropped"))
-        if self.queue.waiting(project.key):
-            self._need_generation(project)
         self._maybe_forget(project)
 
     def _unload(self, project: Project, reason: Reason) -> None:

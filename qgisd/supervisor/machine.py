@@ -13,18 +13,22 @@ from qgisd.errors import DeadlineExceeded, ProjectNotFound, RequestError, Unavai
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
 from qgisd.supervisor.breaker import Breaker
+from qgisd.supervisor.interventions import Interventions
 from qgisd.supervisor.model import Generation, Job, Limits, Project, Worker
-from qgisd.supervisor.pressure import Pressure
 from qgisd.supervisor.states import JOB, WORKER, GenerationState, JobState, WorkerState, advance
-from qgisd.words import Mode, Reason
+from qgisd.words import Mode, NoteKind, Reason
 
 #: An idempotent request is given to this many workers before it fails.
 ATTEMPTS = 2
 #: Workers of one generation that may fail to come up, in a row, before it counts as broken.
 BOOT_FAILURES = 3
+#: Ends of workers that an operator should read of.
+_LOUD = (Reason.CRASH, Reason.BOOT, Reason.DEADLINE, Reason.OPERATOR, Reason.PING)
+#: Ends after which another is forked at once.
+_REPLACED = (Reason.CRASH, Reason.DEADLINE, Reason.DISCONNECT, Reason.OPERATOR, Reason.PING)
 
 
-class Machine(Pressure):
+class Machine(Interventions):
     """The state of one pool. `handle` is the only entry."""
 
     def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
@@ -53,6 +57,10 @@ class Machine(Pressure):
             e.LoadOrdered: self._on_load_ordered,
             e.ReloadOrdered: self._on_reload_ordered,
             e.DropOrdered: self._on_drop_ordered,
+            e.UnpinOrdered: self._on_unpin_ordered,
+            e.WorkerKillOrdered: self._on_worker_kill_ordered,
+            e.JobKillOrdered: self._on_job_kill_ordered,
+            e.DrainOrdered: self._on_drain_ordered,
             e.StopOrdered: self._on_stop_ordered,
             e.Tick: lambda event: None,
         }
@@ -78,6 +86,9 @@ class Machine(Pressure):
         job, ref = event.job, event.ref
         if self.stopping:
             self._out.append(e.Fail(job.id, Unavailable("shutting down")))
+            return
+        if self.draining and not job.depth:  # what runs may need what it asks for itself
+            self._out.append(e.Fail(job.id, Unavailable("draining: no new requests are taken")))
             return
         project = self.projects.get(ref.key)
         if project is None:
@@ -203,6 +214,9 @@ class Machine(Pressure):
         worker.pid = event.pid
         generation = self._generation_of(worker)
         self._to_idle(worker, "ready")
+        text = f"worker {worker.id} (pid {worker.pid}) is ready"
+        kind = NoteKind.WORKER_STARTED
+        self._note(10, text, worker.project, kind, generation.number, worker.id)
         if generation.state is GenerationState.WARMING:
             self._switch(self.projects[worker.project], generation)
 
@@ -226,11 +240,13 @@ class Machine(Pressure):
         project = self.projects[job.project]
         self._learn_cost(project, job)
         self._generation_of(worker).boot_failures = 0
+        project.counters.answered += 1
+        project.counters.run_s += self.now - job.started
         if event.broken:
             self._abort(job, event.broken)
         else:
             if project.breaker is not None and project.breaker.succeeded():
-                self._note(20, "the breaker closed", project.key)
+                self._note(20, "the breaker closed", project.key, NoteKind.BREAKER_CLOSED)
             self._finish(job)
         self._release(worker, event.grown)
 
@@ -262,12 +278,10 @@ class Machine(Pressure):
         project.counters.ended[reason] = project.counters.ended.get(reason, 0) + 1
         del generation.workers[worker.id]
         self._out.append(e.WorkerEnded(worker.id, worker.project, reason, event.detail, worker.job))
-        level = 30 if reason in (Reason.CRASH, Reason.BOOT, Reason.DEADLINE, Reason.PING) else 10
-        self._note(
-            level,
-            f"worker {worker.id} (pid {worker.pid}) ended: {reason}, {event.detail}",
-            worker.project,
-        )
+        level = 30 if reason in _LOUD else 10
+        text = f"worker {worker.id} (pid {worker.pid}) ended: {reason}, {event.detail}"
+        kind, number = NoteKind.WORKER_ENDED, generation.number
+        self._note(level, text, worker.project, kind, number, worker.id, reason)
         if was not in (WorkerState.STARTING, WorkerState.IDLE, WorkerState.STOPPING):
             self._count_failure(project, reason, worker.job)
         if job is not None and job.worker == worker.id:
@@ -277,7 +291,7 @@ class Machine(Pressure):
             pass  # its forker died, and that has been seen to
         elif reason is Reason.BOOT or crashed_unused:
             self._count_boot_failure(project, generation, event.detail)
-        elif reason in (Reason.CRASH, Reason.DEADLINE, Reason.DISCONNECT, Reason.PING):
+        elif reason in _REPLACED:
             # At once, whether or not anybody waits: the next request should find one ready.
             if generation is project.serving and generation.live() < project.cap:
                 self._fork_worker(generation)
@@ -294,7 +308,8 @@ class Machine(Pressure):
                     limits.backoff_limit_s * 5,
                 )
             if project.breaker.failed(self.now, job):
-                self._note(40, "the breaker opened: workers fail again and again", project.key)
+                text = "the breaker opened: workers fail again and again"
+                self._note(40, text, project.key, NoteKind.BREAKER_OPENED)
         elif project.breaker is not None:
             project.breaker.abandoned(job)
 

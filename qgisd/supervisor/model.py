@@ -176,6 +176,9 @@ class Counters:
     cached: int = 0
     errors: int = 0
     retried: int = 0
+    #: Answers that came from workers, and the seconds they took there.
+    answered: int = 0
+    run_s: float = 0.0
     loads: int = 0
     forks: int = 0
     #: Why workers ended, by reason.

@@ -11,7 +11,7 @@ from qgisd.supervisor import policy
 from qgisd.supervisor.loads import Loads
 from qgisd.supervisor.model import Project, Worker
 from qgisd.supervisor.states import WORKER, WorkerState, advance
-from qgisd.words import Mode, Reason
+from qgisd.words import Mode, NoteKind, Reason
 
 #: Samples between two kills for the pool's sake: memory takes a while to come back.
 KILL_PAUSE = 3
@@ -42,7 +42,8 @@ class Pressure(Loads):
             worker.own_project = worker.own_project or worker.private
         soft, grown = self.limits.worker_memory, worker.private - worker.own_project
         if grown > 2 * soft:
-            self._note(30, f"worker {worker.id} is killed: {grown >> 20} MiB", worker.project)
+            text = f"worker {worker.id} is killed: {grown >> 20} MiB"
+            self._note(30, text, worker.project, NoteKind.MEMORY, worker=worker.id)
             self._kill(worker, Reason.MEMORY)
         elif grown > soft:
             self._replace(worker, Reason.MEMORY)
@@ -60,14 +61,16 @@ class Pressure(Loads):
         was, self.over_budget = self.over_budget, pss > budget
         if self.over_budget != was:
             state = "over" if self.over_budget else "within"
-            self._note(30, f"the pool is {state} its memory: {pss >> 20} of {budget >> 20} MiB")
+            text = f"the pool is {state} its memory: {pss >> 20} of {budget >> 20} MiB"
+            self._note(30, text, kind=NoteKind.MEMORY)
         if not self.over_budget:
             return
         if self._end_idle_workers():
             return
         victim = self._least_valuable()
         if victim is not None:
-            self._note(30, "evicted: the pool is over its memory", victim.key)
+            text = "evicted: the pool is over its memory"
+            self._note(30, text, victim.key, NoteKind.EVICTED)
             self._unload(victim, Reason.EVICTED)
             self._maybe_forget(victim)
             return
@@ -75,7 +78,8 @@ class Pressure(Loads):
         if workers and self._samples_since_kill > KILL_PAUSE:
             self._samples_since_kill = 0
             largest = max(workers, key=lambda worker: worker.private)
-            self._note(40, f"worker {largest.id} is killed for the pool's sake", largest.project)
+            text = f"worker {largest.id} is killed for the pool's sake"
+            self._note(40, text, largest.project, NoteKind.MEMORY, worker=largest.id)
             # Not for its own sake: its request is tried once more, and no breaker counts it.
             self._kill(largest, Reason.EVICTED)
 

@@ -46,7 +46,7 @@ PURE = {
     "supervisor.states", "supervisor.events", "supervisor.model", "supervisor.policy",
     "supervisor.scheduler", "supervisor.timers", "supervisor.machine", "supervisor.loads",
     "supervisor.breaker", "supervisor.pressure", "supervisor.core", "supervisor.dispatch",
-    "supervisor.generations", "supervisor.story",
+    "supervisor.generations", "supervisor.story", "supervisor.interventions",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "os", "signal", "socket", "subprocess", "time", "tornado", "zmq", "psutil",
