@@ -26,6 +26,7 @@ from qgisd.health import Health, raise_descriptor_limit
 from qgisd.http import limits, listen
 from qgisd.http.admin import AdminApp, Mount, make_api
 from qgisd.http.app import PublicApp, Route, Settings
+from qgisd.http.feed import Feed, picture
 from qgisd.http.guard import Guard
 from qgisd.http.handler import Context
 from qgisd.repeats import WINDOW_S, Repeats
@@ -131,6 +132,7 @@ class Daemon:
         self._router = Router(sockets, self._on_frames)
         raise_descriptor_limit()
         self._health = Health(sockets, public)
+        self._feed = Feed(partial(picture, self._pools, self._health.report))
         self._watching = [
             asyncio.ensure_future(self._health.watch()),
             asyncio.ensure_future(self._tell_repeats()),
@@ -172,6 +174,7 @@ class Daemon:
             profile,
             environment,
             self._give_up,
+            self._feed.publish,
         )
 
     def _give_up(self, message: str) -> None:
@@ -204,7 +207,9 @@ class Daemon:
         ]
         app = self._app = PublicApp(settings, routes)
         paths = {name: pool.route for name, pool in self._config.all_pools().items()}
-        context = Context(self._pools, paths, describe(self._loaded), self._health.report)
+        context = Context(
+            self._pools, paths, describe(self._loaded), self._health.report, self._feed
+        )
         mounts: list[Mount] = []
         api = make_api(self._guard, context, mounts)
         for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):

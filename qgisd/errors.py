@@ -69,6 +69,10 @@ class ProjectNotFound(RequestError):
     """MAP names no project below the roots, or one outside them: the client cannot tell which."""
 
 
+class Conflict(RequestError):
+    """It fits more than one thing."""
+
+
 class MethodNotAllowed(RequestError):
     """The URL does not take this HTTP method; `allowed` are those it takes."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from tornado.web import HTTPError
 
 from qgisd import __version__, errors
-from qgisd.http import openapi
+from qgisd.http import control, feed, openapi
 from qgisd.http.handler import Handler, operation
 from qgisd.http.models import (
     ConfigReport,
@@ -20,13 +20,14 @@ from qgisd.http.models import (
     HealthReport,
     Index,
     LoadQuery,
+    Pool,
     PoolRoute,
     ProjectQuery,
     Query,
     SlowRequest,
 )
 from qgisd.supervisor.exchange import Service
-from qgisd.supervisor.stats import PluginView, PoolView, ProjectView, Result, WorkerView
+from qgisd.supervisor.stats import PluginView, PoolView, ProjectView, Result
 
 
 class Root(Handler):
@@ -60,18 +61,13 @@ class Stats(Handler):
         return [service.view() for service in self.chosen(query.pool)]
 
 
-class Workers(Handler):
-    """/workers"""
+class Pools(Handler):
+    """/pools"""
 
     @operation()
-    async def get(self, query: ProjectQuery) -> list[WorkerView]:
-        """The worker processes."""
-        return [
-            worker
-            for service in self.chosen(query.pool)
-            for worker in service.view().workers
-            if query.project in (None, worker.project)
-        ]
+    async def get(self, query: Query) -> list[Pool]:
+        """The pools, without their projects and workers."""
+        return [Pool.model_validate(service.view()) for service in self.chosen(query.pool)]
 
 
 class Projects(Handler):
@@ -88,7 +84,7 @@ class Projects(Handler):
 class OneProject(Handler):
     """/projects/{project}"""
 
-    @operation({404: None})
+    @operation()
     async def get(self, query: Query, project: str) -> ProjectView:
         """One project."""
 
@@ -102,7 +98,7 @@ class OneProject(Handler):
         found: ProjectView = await self.first(query.pool, project, find)
         return found
 
-    @operation({404: None, 422: Result})
+    @operation({422: Result})
     async def post(self, query: LoadQuery, project: str) -> Result:
         """Load a project before anybody asks for it; answers when it is done."""
         return self.settle(
@@ -111,7 +107,7 @@ class OneProject(Handler):
             )
         )
 
-    @operation({404: None, 422: Result})
+    @operation({422: Result})
     async def delete(self, query: Query, project: str) -> Result:
         """Unload a project; the next request loads it again. It is no longer pinned."""
         return self.settle(
@@ -127,7 +123,7 @@ class OneProject(Handler):
 class LastCrash(Handler):
     """/projects/{project}/last-crash"""
 
-    @operation({404: None})
+    @operation()
     async def get(self, query: Query, project: str) -> CrashReport:
         """The last worker that a project lost over a request, and what it had been asked."""
 
@@ -145,7 +141,7 @@ class LastCrash(Handler):
 class Reload(Handler):
     """/reload"""
 
-    @operation({404: None, 422: list[Result]})
+    @operation({422: list[Result]})
     async def post(self, query: ProjectQuery) -> list[Result]:
         """Load one project anew, or QGIS, its plugins and all projects; answers when it is done,
         with a row per project, and one for the zygote by the name ""."""
@@ -222,11 +218,19 @@ class Unknown(Handler):
 ROUTES: list[tuple[str, type[Handler]]] = [
     ("/", Root),
     ("/stats", Stats),
-    ("/workers", Workers),
+    ("/pools", Pools),
+    ("/workers", control.Workers),
+    ("/workers/{worker}", control.OneWorker),
+    ("/requests", control.Requests),
+    ("/requests/{request}", control.OneRequest),
     ("/projects", Projects),
+    ("/projects/{project}/pin", control.Pin),
     ("/projects/{project}/last-crash", LastCrash),
     ("/projects/{project}", OneProject),
     ("/reload", Reload),
+    ("/drain", control.Drain),
+    ("/undrain", control.Undrain),
+    ("/events", feed.Events),
     ("/slowlog", SlowLog),
     ("/plugins", Plugins),
     ("/health", Health),

@@ -17,6 +17,7 @@ _STATUS: dict[type[errors.RequestError], tuple[int, str, str]] = {
     errors.NotFound: (404, "NotFound", "Not found"),
     errors.ProjectNotFound: (404, "ProjectNotFound", "No such project"),
     errors.MethodNotAllowed: (405, "OperationNotSupported", "Method not allowed"),
+    errors.Conflict: (409, "InvalidParameterValue", "Conflict"),
     errors.BodyTooLarge: (413, "RequestTooLarge", "Body too large"),
     errors.UrlTooLong: (414, "RequestTooLarge", "URL too long"),
     errors.ProjectUnusable: (422, "ProjectUnusable", "Project unusable"),

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from tornado.web import HTTPError, RequestHandler
@@ -18,6 +18,9 @@ from qgisd import errors
 from qgisd.http.errors import status_of
 from qgisd.http.guard import Caller
 from qgisd.supervisor.exchange import Service
+
+if TYPE_CHECKING:
+    from qgisd.http.feed import Feed
 
 _log = logging.getLogger("qgisd.admin")
 
@@ -31,6 +34,7 @@ class Context:
     paths: Mapping[str, str]
     configuration: Mapping[str, object]
     health: Callable[[], Mapping[str, object]]
+    feed: "Feed"
 
 
 @dataclass(frozen=True)

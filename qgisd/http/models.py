@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Query(BaseModel):
@@ -26,6 +26,15 @@ class ProjectQuery(Query):
 
     project: str | None = None
     """Only this project, by key or by what MAP says."""
+
+
+class EventsQuery(Query):
+    """GET /events. `pool` has no effect here: events name theirs."""
+
+    stats: bool = True
+    """Pictures of all pools as well, about each second."""
+    since: int | None = Field(None, ge=0)
+    """First what came after this event, as far as it is kept."""
 
 
 class Answer(BaseModel):
@@ -64,6 +73,24 @@ class Index(Answer):
     role: str
     """"admin", or "read": may look, and change nothing."""
     pools: list[PoolRoute]
+
+
+class Pool(Answer):
+    """A pool, without its projects and workers."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True, use_attribute_docstrings=True)
+
+    pool: str
+    zygote: str
+    """"starting", "up", "backoff" or "ended"."""
+    qgis: str
+    services: list[str]
+    busy: int
+    """Workers with a request."""
+    slots: int
+    """So many may be busy at once."""
+    queued: int
+    draining: bool
 
 
 class HealthReport(Answer):
@@ -105,6 +132,50 @@ class SlowRequest(Answer):
     worker: int
     stack: str
     """What the worker was doing when it was ended."""
+
+
+class StoryReport(Answer):
+    """A request: where its time went and how it ended, as far as it got. Times in ms."""
+
+    pool: str
+    state: str
+    """"queued", "running", "streaming", "sending" (the client takes the rest) or "ended"."""
+    request_id: str
+    when: float
+    """Unix time at which it came in."""
+    project: str
+    generation: int
+    """The load of the project that was asked; 0 if none was."""
+    request_class: str
+    method: str
+    url: str
+    outcome: str
+    status: int
+    """Of HTTP; 0 if no answer had begun."""
+    queue_ms: float
+    """Until a worker took it up, less load_ms."""
+    load_ms: float
+    """Until its project was loaded."""
+    render_ms: float
+    """In workers."""
+    total_ms: float
+    """From its arrival to the last byte that the client took."""
+    bytes: int
+    worker: int
+    """The last one that had it, or 0."""
+    attempts: int
+    reason: str
+    """Why a worker that had it ended, if one did."""
+    detail: str
+
+
+class DrainState(Answer):
+    """Whether a pool takes requests, and what it still has."""
+
+    pool: str
+    draining: bool
+    busy: int
+    queued: int
 
 
 class SeenRequest(Answer):

@@ -14,8 +14,9 @@ from qgisd.http.models import Problem
 
 BASE = "/api/v1"
 _METHODS = ("get", "post", "put", "delete")
-#: What any operation may answer besides: a query that is wrong, and somebody who may not ask.
-_ALWAYS = (400, 401, 403, 421)
+#: What any operation may answer besides: a query that is wrong, somebody who may not ask, no such
+#: pool or project.
+_ALWAYS = (400, 401, 403, 404, 421)
 
 Routes = Iterable[tuple[str, type[Handler]]]
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from qgisd.errors import RequestError, WorkerLost
 from qgisd.supervisor.model import Job, ProjectRef
-from qgisd.supervisor.stats import PoolView, Result
+from qgisd.supervisor.stats import Killed, PoolView, Result
 from qgisd.supervisor.story import Story, outcome_of
 from qgisd.wire import Headers
 from qgisd.words import Outcome, Reason, RequestClass
@@ -353,6 +353,18 @@ class Operators(Protocol):
     async def drop(self, name: str) -> Result:
         """Unload a project."""
 
+    async def unpin(self, name: str) -> Result:
+        """Keep a project no longer than it is used."""
+
+    def kill_worker(self, number: int) -> Killed | None:
+        """Kill a worker, and end the request it has; None if there is no such worker."""
+
+    def kill_request(self, request_id: str) -> list[Killed]:
+        """End the requests of this id, and kill the workers that have them."""
+
+    def drain(self, on: bool) -> None:
+        """Take no new requests, or take them again."""
+
 
 class Service(Protocol):
     """What HTTP sees of a pool."""
@@ -384,6 +396,12 @@ class Service(Protocol):
 
     def view(self) -> PoolView:
         """Its state, at this moment."""
+
+    def in_flight(self) -> list[tuple[str, Story]]:
+        """State and story so far of each request that has not ended, oldest first.
+
+        States: those of `states.JobState`; "sending" while its client still takes the answer.
+        """
 
     def story(self, request_id: str) -> Story | None:
         """What became, or becomes, of a request; the last one, if several had this id."""

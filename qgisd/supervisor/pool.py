@@ -17,6 +17,7 @@ from qgisd import wire
 from qgisd.errors import WireError
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy, watchdog
+from qgisd.supervisor.bulletin import Bulletin
 from qgisd.supervisor.cache import Cache, Kept
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
@@ -25,7 +26,7 @@ from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import Job, Limits, ProjectRef
 from qgisd.supervisor.orders import Orders
 from qgisd.supervisor.recorder import Crash, Recorder, Slow, story_of
-from qgisd.supervisor.stats import PoolView, view_of
+from qgisd.supervisor.stats import Happening, PoolView, view_of
 from qgisd.supervisor.story import Story
 from qgisd.supervisor.transport import Router, identity_of
 from qgisd.supervisor.tree import Tree
@@ -58,6 +59,7 @@ class Pool:
         home: Path,
         zygote_environment: Callable[[int, int], dict[str, str]],
         give_up: Callable[[str], None],
+        publish: Callable[[Happening], None],
     ) -> None:
         self.name = name
         self._log = logging.getLogger(f"qgisd.pool.{name}")
@@ -76,8 +78,9 @@ class Pool:
         self._armed_for = 0.0
         self._exchanges: dict[int, Exchange] = {}
         self._next_job = 1
-        self.orders = Orders(name, self._files, self._machine.projects, self._handle)
-        self.recorder = Recorder(slow_s)
+        self.orders = Orders(name, self._files, self._machine, self._exchanges, self._handle)
+        bulletin = Bulletin(name, self._log, publish)
+        self.recorder = Recorder(slow_s, bulletin.slow)
         self._cache = Cache(cache_size)
         self._tree = Tree(
             name,
@@ -107,7 +110,7 @@ class Pool:
             e.Fail: lambda do: self._exchange(do.job, lambda exchange: exchange.fail(do.error)),
             e.Abort: lambda do: self._exchange(do.job, lambda exchange: exchange.abort(do.reason)),
             e.Settled: self.orders.settled,
-            e.Note: self._note,
+            e.Note: bulletin.note,
             e.GiveUp: lambda do: self._give_up(do.message),
             e.AllDone: lambda do: self._idle.set(),
         }
@@ -190,11 +193,6 @@ class Pool:
         self._timer = None
         self._handle(e.Tick())
 
-    def _note(self, do: e.Note) -> None:
-        prefix = f"{do.project}: " if do.project else ""
-        fields = {"pool": self.name, "project": do.project}
-        self._log.log(do.level, prefix + do.text, extra={"fields": fields})
-
     # requests (exchange.Service)
 
     @property
@@ -237,6 +235,8 @@ class Pool:
         project = self._machine.projects.get(order.ref.key)
         if not order.cache_key or project is None or project.serving is None:
             return None
+        if self._machine.draining:
+            return None  # refused like all others
         return self._cache.get(project.key, project.serving.number, order.cache_key)
 
     def _keep(self, worker: int, order: Order, head: wire.Head, body: bytes) -> wire.Headers:
@@ -388,6 +388,8 @@ class Pool:
         missing = []
         if machine.stopping:
             missing.append("shutting down")
+        if machine.draining:
+            missing.append(f"pool {self.name}: draining")
         if machine.zygote.state.value != "up":
             missing.append(f"pool {self.name}: the zygote is {machine.zygote.state.value}")
         loaded = {key for key, project in machine.projects.items() if project.serving}
@@ -398,6 +400,16 @@ class Pool:
     def view(self) -> PoolView:
         ids = {number: exchange.order.request_id for number, exchange in self._exchanges.items()}
         return view_of(self.name, self._machine, self._loop.time(), ids, self._tree.started)
+
+    def in_flight(self) -> list[tuple[str, Story]]:
+        now = self._loop.time()
+        return [
+            (
+                exchange.job.state.value if exchange.number in self._machine.jobs else "sending",
+                story_of(exchange, now),
+            )
+            for exchange in self._exchanges.values()
+        ]
 
     def story(self, request_id: str) -> Story | None:
         for exchange in self._exchanges.values():

@@ -6,7 +6,7 @@ Bounded in number and size. Nothing here decides anything; `ctl slowlog` and
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from qgisd.log import redact
@@ -75,6 +75,8 @@ class Recorder:
 
     #: Seconds from which on a request of a class is slow.
     slow_s: Mapping[RequestClass, float]
+    #: Told of each that is.
+    on_slow: Callable[[Slow], None]
     slow: deque[Slow] = field(default_factory=lambda: deque(maxlen=_SLOW_KEPT))
     crashes: dict[str, Crash] = field(default_factory=dict)
     #: By number of the job, in the order in which they ended.
@@ -96,16 +98,21 @@ class Recorder:
             self.stories[job].reason = reason
         orders = self._last.pop(worker, None)
         stack = self._stacks.pop(worker, "")
-        if not orders or reason not in (Reason.CRASH, Reason.DEADLINE, Reason.MEMORY):
+        if not orders:
             return
-        seen = [Seen.of(order) for order in orders]
-        self.crashes[project] = Crash(time.time(), worker, reason.value, detail, seen, stack)
-        if reason is Reason.DEADLINE:
+        if reason in (Reason.CRASH, Reason.DEADLINE, Reason.MEMORY):
+            seen = [Seen.of(order) for order in orders]
+            self.crashes[project] = Crash(time.time(), worker, reason.value, detail, seen, stack)
+        if reason is Reason.DEADLINE or (reason is Reason.OPERATOR and job):
             last = orders[-1]
-            self.slow.append(
+            outcome, seconds = "killed at its deadline", last.timeout_s
+            if reason is Reason.OPERATOR:
+                outcome = "killed by an operator"
+                seconds = self.stories[job].total_ms / 1000 if job in self.stories else 0.0
+            self._is_slow(
                 Slow(
                     time.time(), last.request_id, project, last.cls.value, redact(last.url),
-                    last.timeout_s, "killed at its deadline", worker, stack,
+                    round(seconds, 3), outcome, worker, stack,
                 )
             )  # fmt: skip
 
@@ -115,7 +122,7 @@ class Recorder:
         if len(self.stories) > _STORIES_KEPT:
             self.stories.popitem(last=False)
         if story.total_ms >= self.slow_s[story.request_class] * 1000:
-            self.slow.append(
+            self._is_slow(
                 Slow(
                     time.time(), story.request_id, story.project, story.request_class.value,
                     redact(exchange.order.url), round(story.total_ms / 1000, 3), "answered",
@@ -123,6 +130,10 @@ class Recorder:
                 )
             )  # fmt: skip
         return story
+
+    def _is_slow(self, slow: Slow) -> None:
+        self.slow.append(slow)
+        self.on_slow(slow)
 
     def find(self, request_id: str) -> Story | None:
         """The last request of this id that ended, if it is kept."""

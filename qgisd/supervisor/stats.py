@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qgisd.supervisor.model import Generation, Project, Worker
 from qgisd.wire import ZygoteReady
+from qgisd.words import NoteKind
 
 if TYPE_CHECKING:
     from qgisd.supervisor.machine import Machine
@@ -23,6 +24,35 @@ class Result:
     generation: int
     ok: bool
     detail: str
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A request, a worker or both that an operator ended. worker: None where none had it."""
+
+    pool: str
+    worker: int | None
+    #: "" if the worker had none.
+    request_id: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something that happened, for those who listen. "" and None: it is about none."""
+
+    #: Seconds since 1970.
+    time: float
+    kind: NoteKind
+    #: "debug", "info", "warning" or "error".
+    level: str
+    pool: str
+    project: str
+    generation: int | None
+    worker: int | None
+    reason: str
+    request_id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +113,9 @@ class ProjectView:
     cached: int
     errors: int
     retried: int
+    #: Answers that came from workers, and the seconds they took there, since the daemon started.
+    answered: int
+    run_s: float
     loads: int
     forks: int
     #: Workers ended, by reason.
@@ -145,7 +178,7 @@ def view_of(
         lent=machine.lent,
         slots=machine.limits.workers,
         queued=machine.queue.length,
-        draining=machine.stopping,
+        draining=machine.stopping or machine.draining,
     )
 
 
@@ -188,6 +221,8 @@ def _project(pool: str, project: Project, machine: "Machine") -> ProjectView:
         cached=project.counters.cached,
         errors=project.counters.errors,
         retried=project.counters.retried,
+        answered=project.counters.answered,
+        run_s=round(project.counters.run_s, 3),
         loads=project.counters.loads,
         forks=project.counters.forks,
         ended={reason.value: count for reason, count in project.counters.ended.items()},

@@ -263,7 +263,7 @@ class Tree:
         token = wire.worker_token(do.worker)
         if token in self._workers:
             child = self._workers[token][0]
-            if do.reason is Reason.DEADLINE and do.worker in self._stack_fds:
+            if do.reason in (Reason.DEADLINE, Reason.OPERATOR) and do.worker in self._stack_fds:
                 task = self._loop.create_task(self._examine_and_kill(do.worker, child))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

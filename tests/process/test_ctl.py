@@ -87,7 +87,7 @@ def test_it_shows_the_configuration_and_where_it_came_from(
     daemon = daemons(
         fake_roots,
         environment={"QGISD_POOL__WORKERS": "3"},
-        projects='[pool.qgis]\nenv = { PGPASSWORD = "secret" }',
+        projects='[pool.qgis]\nenv = { PGPASSWORD = "geheim" }',
     )
     text = done(daemon.ctl("config"))
     content = json.loads(text)
@@ -95,7 +95,7 @@ def test_it_shows_the_configuration_and_where_it_came_from(
     assert content["sources"]["pool.workers"] == "environment QGISD_POOL__WORKERS"
     assert content["sources"]["http.listen"].startswith("file ")
     assert "PGPASSWORD" in text
-    assert "secret" not in text
+    assert "geheim" not in text
 
 
 def test_projects_of_nobody_are_told_as_such(daemons: Start, fake_roots: Path) -> None:

@@ -132,6 +132,21 @@ class Mischief:
     def drop_is_ordered(self, which: int) -> None:
         self.world.tell(e.DropOrdered(KEYS[which % 3]))
 
+    def kill_is_ordered(self, which: int) -> None:
+        workers, jobs = list(self.world.machine.workers), list(self.world.machine.jobs)
+        if which % 2 and workers:
+            self.world.tell(e.WorkerKillOrdered(workers[which // 2 % len(workers)]))
+        elif jobs:
+            self.world.tell(e.JobKillOrdered(jobs[which // 2 % len(jobs)]))
+
+    def unpin_or_drain_is_ordered(self, which: int) -> None:
+        if which % 4:
+            self.world.tell(e.UnpinOrdered(KEYS[which % 3]))
+        else:
+            self.world.tell(e.DrainOrdered(True))
+            self.arrives(which)
+            self.world.tell(e.DrainOrdered(False))
+
     def memory_is_sampled(self, which: int) -> None:
         mebibytes = (10, 600, 1100)[which % 3]
         pool = (1000, 5000)[which // 3 % 2]
@@ -204,6 +219,8 @@ MOVES: list[tuple[Callable[[Mischief, int], None], int]] = [
     (Mischief.reload_is_ordered, 2),
     (Mischief.load_is_ordered, 2),
     (Mischief.drop_is_ordered, 1),
+    (Mischief.kill_is_ordered, 2),
+    (Mischief.unpin_or_drain_is_ordered, 1),
     (Mischief.memory_is_sampled, 2),
 ]
 

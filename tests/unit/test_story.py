@@ -214,7 +214,7 @@ def test_each_end_has_its_word(
     ending: Any, outcome: Outcome, status: int, sent: int, detail: str
 ) -> None:
     async def run() -> None:
-        kept = Recorder(SLOW)
+        kept = Recorder(SLOW, lambda slow: None)
         it = exchange(keep=kept)
         assert story_of(it, 11.0).outcome is Outcome.UNDER_WAY
         ending(it)
@@ -228,7 +228,7 @@ def test_each_end_has_its_word(
 
 def test_a_client_that_breaks_off_in_the_middle_is_disconnected() -> None:
     async def run() -> None:
-        kept = Recorder(SLOW)
+        kept = Recorder(SLOW, lambda slow: None)
         it = exchange(keep=kept)
         it._sink.broken = True  # type: ignore[attr-defined]
         it.head(200, [], b"", False)
@@ -278,7 +278,7 @@ def test_the_oldest_go_first_and_the_newest_of_an_id_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recorder, "_STORIES_KEPT", 3)
-    kept = Recorder(SLOW)
+    kept = Recorder(SLOW, lambda slow: None)
     for number, name in enumerate(["x", "same", "y", "same", "z"], start=1):
         refused(exchange(number, kept, request_id=name))
     assert list(kept.stories) == [3, 4, 5]
@@ -288,7 +288,7 @@ def test_the_oldest_go_first_and_the_newest_of_an_id_is_found(
 
 
 def test_a_worker_that_ends_over_a_request_after_it_ended_is_its_reason() -> None:
-    kept = Recorder(SLOW)
+    kept = Recorder(SLOW, lambda slow: None)
     timeout(exchange(1, kept))
     lost(exchange(2, kept))
     kept.ended(9, A, Reason.DEADLINE, "signal 9", 1)
