@@ -16,7 +16,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.e2e.helpers import EXAMPLES, ProjectSet, Reference, assert_same, crashes, need_program
-from tests.support import Daemon, Response, eventually, free_port
+from tests.nginx import nginx
+from tests.support import Daemon, Response, eventually
 
 StartDaemon = Callable[..., Daemon]
 StartReference = Callable[[str], Reference]
@@ -370,51 +371,10 @@ def fronted(session_daemons: StartDaemon, roots: Path) -> Daemon:
 
 
 @pytest.fixture(scope="module")
-def nginx(tmp_path_factory: pytest.TempPathFactory, fronted: Daemon) -> Iterator[str]:
-    """A real nginx in front of the daemon's Unix socket: its host:port."""
-    program = need_program("nginx")
-    prefix = tmp_path_factory.mktemp("nginx")
-    address = f"127.0.0.1:{free_port()}"
-    folders = "".join(
-        f"{kind}_temp_path {prefix}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (prefix / "nginx.conf").write_text(
-        f"""
-        daemon off; master_process off; pid {prefix}/pid; error_log {prefix}/error.log;
-        events {{}}
-        http {{
-            access_log off;
-            {folders}
-            upstream qgisd {{ server {fronted.listen}; keepalive 4; }}
-            server {{
-                listen {address};
-                location /gis/ {{
-                    proxy_pass http://qgisd/;
-                    proxy_http_version 1.1;
-                    proxy_set_header Connection "";
-                    proxy_set_header Host $host;
-                    proxy_set_header X-Forwarded-Host $http_host;
-                    proxy_set_header X-Forwarded-Proto https;
-                    proxy_set_header X-Forwarded-Prefix /gis;
-                    proxy_set_header X-Request-Id $request_id;
-                }}
-            }}
-        }}
-        """
-    )
-    process = subprocess.Popen(
-        [program, "-p", str(prefix), "-c", str(prefix / "nginx.conf")],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        url = f"http://{address}/gis/healthz"
-        eventually(lambda: curl(url).returncode == 0, timeout=10, period=0.1)
-        yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
+def front(tmp_path_factory: pytest.TempPathFactory, fronted: Daemon) -> Iterator[str]:
+    """A real nginx with the shipped etc/nginx/qgisd.conf before the daemon: its host:port."""
+    with nginx(tmp_path_factory.mktemp("nginx"), fronted.listen) as running:
+        yield running.at
 
 
 def curl(url: str, *options: str) -> "subprocess.CompletedProcess[bytes]":
@@ -424,15 +384,15 @@ def curl(url: str, *options: str) -> "subprocess.CompletedProcess[bytes]":
 
 
 def test_capabilities_behind_nginx_carry_its_address(
-    nginx: str, fronted: Daemon, demo: ProjectSet
+    front: str, fronted: Daemon, demo: ProjectSet
 ) -> None:
-    done = curl(f"http://{nginx}/gis/ows/?MAP={demo.name}&{CAPABILITIES}")
+    done = curl(f"http://{front}/ows/?MAP={demo.name}&{CAPABILITIES}")
     assert done.returncode == 0, done.stderr
     element = ElementTree.fromstring(done.stdout).find(".//{*}GetMap//{*}OnlineResource")
     assert element is not None
     href = element.attrib["{http://www.w3.org/1999/xlink}href"]
-    assert href.startswith(f"https://{nginx}/gis/ows/?MAP=demo/world")
-    picture = curl(f"http://{nginx}/gis/ows/p/demo/world?{MAP}")
+    assert href.startswith(f"http://{front}/ows/?MAP=demo/world")
+    picture = curl(f"http://{front}/ows/p/demo/world?{MAP}")
     assert picture.stdout == fronted.get(f"/ows/p/demo/world?{MAP}").body
 
 
@@ -443,23 +403,23 @@ LONG = (
 
 
 def test_a_long_answer_comes_whole_through_nginx(
-    nginx: str, fronted: Daemon, world: ProjectSet
+    front: str, fronted: Daemon, world: ProjectSet
 ) -> None:
     target = f"ows/?MAP={world.name}&{LONG}"
     whole = fronted.get(f"/{target}", timeout=60)
     assert whole.status == 200 and len(whole.body) > 20_000_000
-    done = curl(f"http://{nginx}/gis/{target}")
+    done = curl(f"http://{front}/{target}")
     assert (done.returncode, len(done.stdout)) == (0, len(whole.body))
 
 
 @pytest.mark.parametrize("way", ["direct", "nginx"])
 def test_an_answer_cut_in_its_middle_is_an_error_to_the_client(
-    nginx: str, fronted: Daemon, world: ProjectSet, way: str
+    front: str, fronted: Daemon, world: ProjectSet, way: str
 ) -> None:
     """The worker is killed after the head is out; the end must not look like one."""
     target = f"ows/?MAP={world.name}&{LONG}"
     where = (
-        [f"http://{nginx}/gis/{target}"]
+        [f"http://{front}/{target}"]
         if way == "nginx"
         else ["--unix-socket", fronted.listen.removeprefix("unix:"), f"http://localhost/{target}"]
     )
