@@ -136,6 +136,13 @@ class Log(Section):
     format: Literal["auto", "text", "json", "journald"] = "auto"
 
 
+class Metrics(Section):
+    """What /metrics tells of single projects: of those with the most requests, of all, of none."""
+
+    projects: Literal["top", "all", "off"] = "top"
+    top: Count = 20
+
+
 class Daemon(Section):
     """The process itself."""
 
@@ -243,6 +250,7 @@ class Config(Section):
     limits: RequestLimits = RequestLimits()
     admin: Admin = Admin()
     log: Log = Log()
+    metrics: Metrics = Metrics()
     daemon: Daemon = Daemon()
     pool: Pool = Pool()
     pools: dict[str, Pool] = {}

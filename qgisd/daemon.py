@@ -29,6 +29,7 @@ from qgisd.http.app import PublicApp, Route, Settings
 from qgisd.http.feed import Feed, picture
 from qgisd.http.guard import Guard
 from qgisd.http.handler import Context
+from qgisd.http.metrics import Metrics, Scrape
 from qgisd.repeats import WINDOW_S, Repeats
 from qgisd.service import SystemdUnit
 from qgisd.supervisor import policy
@@ -210,7 +211,8 @@ class Daemon:
         context = Context(
             self._pools, paths, describe(self._loaded), self._health.report, self._feed
         )
-        mounts: list[Mount] = []
+        scrape = Scrape(self._pools, self._health.report, app.access.answers, self._config.metrics)
+        mounts = [Mount("/metrics", Metrics, {"scrape": scrape})]
         api = make_api(self._guard, context, mounts)
         for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):
             server = listen.Server(

@@ -32,11 +32,26 @@ class Cache:
         self._used = 0
         self._kept: OrderedDict[tuple[str, str], Kept] = OrderedDict()
         self.hits = 0
+        self.misses = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes of the bodies that are kept."""
+        return self._used
+
+    @property
+    def size(self) -> int:
+        """Bytes that may be kept."""
+        return self._size
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def get(self, project: str, generation: int, key: str) -> Kept | None:
         """The answer that this generation gave to `key`, if it is kept."""
         kept = self._kept.get((project, key))
         if kept is None or kept.generation != generation:
+            self.misses += 1
             return None
         self._kept.move_to_end((project, key))
         self.hits += 1

@@ -345,6 +345,15 @@ class WorkerEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadEnded:
+    """For the record: a project was loaded, or could not be, and how long that took."""
+
+    project: str
+    ok: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """The job will run again; nothing of its first attempt was sent."""
 
@@ -416,6 +425,7 @@ Instruction = (
     | StopWorker
     | KillWorker
     | WorkerEnded
+    | LoadEnded
     | Retry
     | Fail
     | Abort

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
 from qgisd.errors import RequestError, WorkerLost
+from qgisd.supervisor.cache import Cache
+from qgisd.supervisor.measures import Measures
 from qgisd.supervisor.model import Job, ProjectRef
 from qgisd.supervisor.stats import Killed, PoolView, Result
 from qgisd.supervisor.story import Story, outcome_of
@@ -370,6 +372,9 @@ class Service(Protocol):
     """What HTTP sees of a pool."""
 
     name: str
+    #: What was counted since the start, and what is kept of answers.
+    measures: Measures
+    cache: Cache
 
     @property
     def orders(self) -> Operators:

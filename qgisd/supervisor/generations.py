@@ -88,6 +88,7 @@ class Generations(Dispatch):
         generation.layers, generation.bad_layers = event.layers, event.bad_layers
         generation.load_ms = event.load_ms
         generation.snapshot = event.mode is Mode.FORKED
+        self._out.append(e.LoadEnded(project.key, True, event.load_ms / 1000))
         # As many workers as the generation before keeps: the switch must not be felt.
         wanted = project.serving.live() if project.serving else 0
         wanted = max(wanted, 1 if project.pinned or self.queue.waiting(project.key) else 0)
@@ -165,6 +166,7 @@ class Generations(Dispatch):
         if generation is project.coming:
             if crashed and not project.failures:
                 # Like a request whose worker dies, a load whose process dies gets another try.
+                self._load_failed(generation)
                 self._count_load_failure(project)
                 text = f"the load ended: {message}; once more"
                 self._note(30, text, project.key, NoteKind.LOAD_FAILED, generation.number)
@@ -183,6 +185,11 @@ class Generations(Dispatch):
         else:
             text = f"the snapshot ended once more: {message}; loading anew in {wait:.1f} s"
             self._note(40, text, project.key, NoteKind.SNAPSHOT_ENDED, generation.number)
+
+    def _load_failed(self, generation: Generation) -> None:
+        if generation.state is GenerationState.LOADING:
+            took = self.now - generation.since
+            self._out.append(e.LoadEnded(generation.project, False, took))
 
     def _count_load_failure(self, project: Project) -> float:
         """One more in a row; seconds until it is worth another try, at which it is tried."""
@@ -210,6 +217,7 @@ class Generations(Dispatch):
     ) -> None:
         """This load came to nothing; one that still serves goes on serving."""
         project.error = message
+        self._load_failed(generation)
         self._count_load_failure(project)
         serving = project.serving if project.serving is not generation else None
         still = f"; generation {serving.number} still serves" if serving else ""

@@ -23,6 +23,7 @@ from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.files import ProjectFiles
 from qgisd.supervisor.machine import Machine
+from qgisd.supervisor.measures import Measures
 from qgisd.supervisor.model import Job, Limits, ProjectRef
 from qgisd.supervisor.orders import Orders
 from qgisd.supervisor.recorder import Crash, Recorder, Slow, story_of
@@ -81,7 +82,8 @@ class Pool:
         self.orders = Orders(name, self._files, self._machine, self._exchanges, self._handle)
         bulletin = Bulletin(name, self._log, publish)
         self.recorder = Recorder(slow_s, bulletin.slow)
-        self._cache = Cache(cache_size)
+        self.measures = Measures()
+        self.cache = Cache(cache_size)
         self._tree = Tree(
             name,
             router.endpoint,
@@ -106,6 +108,7 @@ class Pool:
             e.StopWorker: self._stop_worker,
             e.KillWorker: self._tree.kill_worker,
             e.WorkerEnded: self._worker_ended,
+            e.LoadEnded: self.measures.load_ended,
             e.Retry: self._retry,
             e.Fail: lambda do: self._exchange(do.job, lambda exchange: exchange.fail(do.error)),
             e.Abort: lambda do: self._exchange(do.job, lambda exchange: exchange.abort(do.reason)),
@@ -114,6 +117,8 @@ class Pool:
             e.GiveUp: lambda do: self._give_up(do.message),
             e.AllDone: lambda do: self._idle.set(),
         }
+        for kind, count in self.measures.counted.items():
+            self._performers[kind] = _both(count, self._performers[kind])
 
     # life
 
@@ -237,7 +242,7 @@ class Pool:
             return None
         if self._machine.draining:
             return None  # refused like all others
-        return self._cache.get(project.key, project.serving.number, order.cache_key)
+        return self.cache.get(project.key, project.serving.number, order.cache_key)
 
     def _keep(self, worker: int, order: Order, head: wire.Head, body: bytes) -> wire.Headers:
         """Keep an answer that may be kept; its headers, with an ETag then."""
@@ -248,7 +253,7 @@ class Pool:
             # Filters and access control may look at anything: nothing is exact any more.
             return head.headers
         key = order.cache_key
-        return self._cache.put(order.ref.key, record.generation, key, head.headers, body).headers
+        return self.cache.put(order.ref.key, record.generation, key, head.headers, body).headers
 
     def leave(self, exchange: Exchange, satisfied: bool = False) -> None:
         exchange.gone(satisfied)
@@ -258,7 +263,9 @@ class Pool:
         if exchange.number in self._machine.jobs:
             # Its client is gone, or its connection was cut.
             self._handle(e.Gone(exchange.number))
-        exchange.told(self.recorder.finished(exchange, self._loop.time()))
+        story = self.recorder.finished(exchange, self._loop.time())
+        self.measures.told(story)
+        exchange.told(story)
 
     def _exchange(self, job: int, do: Callable[[Exchange], None]) -> None:
         exchange = self._exchanges.get(job)
@@ -379,6 +386,8 @@ class Pool:
                     snapshots[project, generation] = usage.pss
             total = sum(usage.pss for usage in used.values())
             budget = policy.effective_budget(self._memory.total, limit)
+            figures = {token: (usage.private, usage.pss) for token, usage in used.items()}
+            self.measures.sampled(figures, budget)
             self._handle(e.MemorySampled(workers, snapshots, total, budget))
 
     # operators
@@ -425,3 +434,11 @@ class Pool:
 
     def last_crash(self, project: str) -> Crash | None:
         return self.recorder.crashes.get(project)
+
+
+def _both(one: Callable[[Any], None], other: Callable[[Any], None]) -> Callable[[Any], None]:
+    def do(instruction: Any) -> None:
+        one(instruction)
+        other(instruction)
+
+    return do

@@ -149,6 +149,8 @@ class PoolView:
     #: Of these, how many run for so long that their slot is another one's meanwhile.
     lent: int
     slots: int
+    #: Snapshot processes.
+    snapshots: int
     queued: int
     draining: bool
 
@@ -177,6 +179,11 @@ def view_of(
         busy=machine.busy,
         lent=machine.lent,
         slots=machine.limits.workers,
+        snapshots=sum(
+            generation.snapshot
+            for project in machine.projects.values()
+            for generation in project.generations()
+        ),
         queued=machine.queue.length,
         draining=machine.stopping or machine.draining,
     )

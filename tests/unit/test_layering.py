@@ -39,14 +39,18 @@ ALLOWED: dict[str, set[str]] = (
     }
 )
 #: What HTTP sees of the supervisor: the two views, and records that they are made of.
-HTTP_SEES = {"supervisor.exchange", "supervisor.stats", "supervisor.model", "supervisor.story"}
+HTTP_SEES = {
+    "supervisor.exchange", "supervisor.stats", "supervisor.model", "supervisor.story",
+    "supervisor.measures",
+}  # fmt: skip
 
 PURE = {
     "errors", "words", "wire",
     "supervisor.states", "supervisor.events", "supervisor.model", "supervisor.policy",
     "supervisor.scheduler", "supervisor.timers", "supervisor.machine", "supervisor.loads",
     "supervisor.breaker", "supervisor.pressure", "supervisor.core", "supervisor.dispatch",
-    "supervisor.generations", "supervisor.story", "supervisor.interventions",
+    "supervisor.generations", "supervisor.story", "supervisor.measures", "supervisor.cache",
+    "supervisor.interventions",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "os", "signal", "socket", "subprocess", "time", "tornado", "zmq", "psutil",
