@@ -61,6 +61,28 @@ def check(path: Path | None) -> None:
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
+@main.command()
+@click.argument("old", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def migrate(old: Path) -> None:
+    """Print the configuration that does what OLD did, a file of py-qgis-server.
+
+    OLD is its INI file, or a file of QGSRV_… variables. What has no counterpart is said in
+    comments, and on standard error.
+    """
+    from qgisd import migrate as migration
+
+    try:
+        keys = migration.read(old)
+        done = migration.translate(keys, lambda name: (old.parent / name).read_text("utf-8"))
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"qgisd: {old}: {problem}", err=True)
+        sys.exit(2)
+    for remark in done.remarks:
+        click.echo(f"qgisd: {remark}", err=True)
+    click.echo(done.toml(), nl=False)
+
+
 @main.group(name="ctl")
 @_FILE
 @click.option("--admin", help="Admin listener; by default that of the configuration.")

@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = (
         "daemon": _ALL | {"health", "service"},
         "ctl": {"errors"},
         "check": {"errors", "config"},
-        "cli": _ALL | {"health", "service", "daemon", "ctl", "check"},
+        "migrate": {"errors"},
+        "cli": _ALL | {"health", "service", "daemon", "ctl", "check", "migrate"},
         "__main__": {"cli"},
     }
 )
