@@ -145,7 +145,8 @@ _VARIABLES: dict[str, Key] = {
 _PREFIXES = {
     "QGSRV_SERVER_": "server", "QGSRV_LOGGING_": "logging", "QGSRV_CACHE_": "projects.cache",
     "QGSRV_ZMQ_": "zmq", "QGSRV_API_ENDPOINTS_": "api.endpoints",
-    "QGSRV_API_ENABLED_": "api.enabled", "QGSRV_MANAGEMENT_": "management", "QGSRV_PROJECTS_SCHEMES_": "projects.schemes",
+    "QGSRV_API_ENABLED_": "api.enabled", "QGSRV_MANAGEMENT_": "management",
+    "QGSRV_PROJECTS_SCHEMES_": "projects.schemes",
 }  # fmt: skip
 
 
