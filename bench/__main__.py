@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import alone, faults, processes, projects, report, throughput
+from bench import alone, faults, first_answer, processes, projects, report, throughput
 from bench.processes import log
 from bench.servers import ALL, Qgisd, Server, versions
 from bench.work import Scenario, scenarios
@@ -44,7 +44,12 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [scenario.name for scenario in scenarios([])] + ["kill", "scale", "faults"]
+    names = [scenario.name for scenario in scenarios([])] + [
+        "kill",
+        "scale",
+        "first-answer",
+        "faults",
+    ]
     parser.add_argument("--quick", action="store_true", help="one short round: plausible, no more")
     parser.add_argument("--only", nargs="+", choices=names, metavar="SCENARIO",
                         help=", ".join(names))  # fmt: skip
@@ -100,8 +105,15 @@ def _run(options: argparse.Namespace) -> str:
     scaled = None
     if "scale" in options.only and Qgisd in kinds:
         scaled = alone.scale(Qgisd(*places, MANY_WORKERS), options.seconds)
+    firsts = []
+    if "first-answer" in options.only and Qgisd in kinds:
+        forks = 5 if options.quick else first_answer.FORKS
+        firsts = [
+            first_answer.run(first_answer.Warmed(*places, 1), level, forks)
+            for level in first_answer.LEVELS
+        ]
     facts = versions(options.cache) | {"load average at the start": f"{loads:.2f}"}
-    section = report.render(options.command, facts, WORKERS, cells, remarks, killed, scaled)
+    section = report.render(options.command, facts, WORKERS, cells, remarks, killed, scaled, firsts)
     if "faults" in options.only:
         names = [kind.name for kind in kinds]
         found = faults.run(names, *places, WORKERS, options.quick)

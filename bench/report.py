@@ -5,6 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 
+from bench import first_answer
 from bench.alone import CONNECTIONS, Killed, Scaled
 from bench.servers import ALL
 from bench.throughput import Cell, Round
@@ -59,6 +60,7 @@ def render(
     remarks: Sequence[str],
     killed: Mapping[str, Killed],
     scaled: Scaled | None,
+    firsts: Sequence[first_answer.First] = (),
 ) -> str:
     """The whole section."""
     facts = ", ".join(f"{name} {value}" for name, value in versions.items())
@@ -69,6 +71,8 @@ def render(
         parts.append(_kill(killed))
     if scaled is not None:
         parts.append(_scale(scaled))
+    if firsts:
+        parts.append(_firsts(firsts))
     parts += [f"Noticed: {remark}." for remark in remarks]
     return "\n\n".join(parts)
 
@@ -197,6 +201,19 @@ def _scale(scaled: Scaled) -> str:
         "was enough before. PSS of all processes after load."
     )
     return f"### From 1 to {scaled.workers} workers\n\n{about}\n\n{_table(header, rows)}"
+
+
+def _firsts(found: Sequence[first_answer.First]) -> str:
+    header = ["warmup", "first answer: median (min–max)", "later ones", "ratio",
+              "private memory after 7", "load", "what was done"]  # fmt: skip
+    about = (
+        "qgisd on the heavy project, GetMap of 3 layers: the first answer of "
+        f"{len(found[0].firsts)} workers, each forked a moment before and "
+        "alone, and those that it gives after that."
+    )
+    return (
+        f"### The first answer of a fork\n\n{about}\n\n{_table(header, first_answer.rows(found))}"
+    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -230,6 +230,8 @@ class Pool(Section):
     ping_timeout_s: Seconds = 5
     backoff_limit_s: Seconds = 60
     snapshot: bool = True
+    warmup: Literal["off", "capabilities", "map"] = "map"
+    warmup_s: Seconds = 2
     #: Pattern of project keys, as in "tenant/*" → what differs; the first that fits counts.
     overrides: dict[str, Override] = {}
     projects: Projects = Projects()

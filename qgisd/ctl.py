@@ -127,6 +127,7 @@ def project_rows(projects: list[dict[str, Any]]) -> str:
                 "layers": current["layers"] if current else None,
                 "bad": len(current["bad_layers"]) if current else None,
                 "load_s": current["load_ms"] / 1000 if current else None,
+                "warm": current["warmup"] if current else None,
                 "workers": sum(one["workers"] for one in project["generations"]),
                 "memory": _mebibytes(project["memory_bytes"]),
                 "pin": "yes" if project["pinned"] else "",
@@ -139,12 +140,15 @@ def project_rows(projects: list[dict[str, Any]]) -> str:
             remarks.append(f"{name}: its breaker is {project['breaker']}: it failed too often")
         if current and current["why"]:
             remarks.append(f"{name}: loaded in each worker: {current['why']}")
+        if current and current["warmup_why"]:
+            done = current["warmup_detail"] or "nothing"
+            remarks.append(f"{name}: warmed up by {done}: {current['warmup_why']}")
         for layer in current["bad_layers"] if current else []:
             remarks.append(
                 f"{name}: bad layer {layer['name']} ({layer['provider']}): {layer['message']}"
             )
-    columns = ("pool", "project", "state", "gen", "mode", "layers", "bad", "load_s", "memory",
-               "workers", "queued", "requests", "errors", "pin")  # fmt: skip
+    columns = ("pool", "project", "state", "gen", "mode", "layers", "bad", "load_s", "warm",
+               "memory", "workers", "queued", "requests", "errors", "pin")  # fmt: skip
     return "\n".join([table(rows, columns), *remarks])
 
 

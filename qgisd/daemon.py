@@ -350,6 +350,8 @@ def zygote_environment(
         quiesce_s=pool.quiesce_s,
         window=_WINDOW,
         snapshot=pool.snapshot,
+        warmup=pool.warmup,
+        warmup_s=pool.warmup_s,
     )
     kept = {
         key: value

@@ -197,6 +197,18 @@ class BadLayer(msgspec.Struct, frozen=True, array_like=True):
     message: str
 
 
+class WarmUp(msgspec.Struct, frozen=True, array_like=True):
+    """How far a snapshot was warmed up before it is forked.
+
+    level: "off", "capabilities" or "map". `detail` says what was done, `why` what kept it from
+    more of what was asked for ("": nothing did).
+    """
+
+    level: str = "off"
+    detail: str = ""
+    why: str = ""
+
+
 class Loaded(Message, frozen=True):
     """The project is there. In Mode.LOADED the snapshot ends after this; `why` says what held it.
 
@@ -209,6 +221,7 @@ class Loaded(Message, frozen=True):
     bad_layers: list[BadLayer]
     load_ms: float
     notes: list[str]
+    warmup: WarmUp
 
 
 class Failed(Message, frozen=True):
@@ -313,6 +326,16 @@ def parse_snapshot_token(token: str) -> tuple[int, str]:
     """Generation and project of a snapshot's name."""
     _, generation, project = token.split(" ", 2)
     return int(generation), project
+
+
+def rehearsal_token(generation: int) -> str:
+    """The name of a process in which a snapshot tries what it means to do."""
+    return f"rehearsal {generation}"
+
+
+def is_rehearsal_token(token: str) -> bool:
+    """Whether it names such a process."""
+    return token.startswith("rehearsal ")
 
 
 def worker_token(worker: int) -> str:

@@ -32,6 +32,9 @@ class ZygoteSettings(msgspec.Struct, frozen=True):
     window: int
     #: False: no project is forked, each worker loads its own (`snapshot = false`).
     snapshot: bool
+    #: How far a snapshot warms up: "off", "capabilities" or "map"; and seconds that may take.
+    warmup: str
+    warmup_s: float
     #: Plugins that left threads behind at a first start, name → the threads: they are loaded by
     #: each worker, since a process with threads cannot be forked (rule 1).
     threaded_plugins: dict[str, str] = {}

@@ -4,11 +4,11 @@ Events come from HTTP, processes, the catalog and the clock. Instructions are ca
 `pool.py`, in order, without a decision of its own. Pure data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qgisd.errors import RequestError
 from qgisd.supervisor.model import Job, ProjectRef
-from qgisd.wire import BadLayer
+from qgisd.wire import BadLayer, WarmUp
 from qgisd.words import Mode, NoteKind, Reason
 
 # events: requests
@@ -67,6 +67,7 @@ class SnapshotLoaded:
     layers: int
     bad_layers: list[BadLayer]
     load_ms: float
+    warmup: WarmUp = field(default_factory=WarmUp)
 
 
 @dataclass(frozen=True, slots=True)

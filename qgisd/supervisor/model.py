@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qgisd.supervisor.breaker import Breaker
 from qgisd.supervisor.states import GenerationState, JobState, WorkerState, ZygoteState
-from qgisd.wire import BadLayer
+from qgisd.wire import BadLayer, WarmUp
 from qgisd.words import Mode, Reason, RequestClass
 
 #: How deep requests of our own workers may be nested: a project that draws one that draws one.
@@ -151,6 +151,7 @@ class Generation:
     layers: int = 0
     bad_layers: list[BadLayer] = field(default_factory=list)
     load_ms: float = 0.0
+    warmup: WarmUp = field(default_factory=WarmUp)
     #: Since when its project is served without a break, by it or those before it.
     serves_since: float = 0.0
     #: A snapshot process exists for it.

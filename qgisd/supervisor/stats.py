@@ -91,6 +91,11 @@ class GenerationView:
     layers: int
     bad_layers: list[BadLayerView]
     load_ms: float
+    #: How far the snapshot was warmed up: "off", "capabilities" or "map"; what was done, and what
+    #: kept it from more of what was asked for, "" if nothing did.
+    warmup: str
+    warmup_detail: str
+    warmup_why: str
     workers: int
 
 
@@ -257,5 +262,8 @@ def _generation(generation: Generation) -> GenerationView:
             for layer in generation.bad_layers
         ],
         load_ms=round(generation.load_ms, 1),
+        warmup=generation.warmup.level,
+        warmup_detail=generation.warmup.detail,
+        warmup_why=generation.warmup.why,
         workers=generation.live(),
     )

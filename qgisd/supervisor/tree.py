@@ -225,6 +225,7 @@ class Tree:
                     message.layers,
                     message.bad_layers,
                     message.load_ms,
+                    message.warmup,
                 )
             )
         elif isinstance(message, wire.Failed):
@@ -337,8 +338,9 @@ class Tree:
             child = Child(pid, pidfd, lambda code: self._snapshot_exited(token, code))
             forker.child = child
         else:
+            # A rehearsal, which ends by itself; or a snapshot that was given up meanwhile.
             child = Child(pid, pidfd, lambda code: group.leave(token))
-            doomed = True
+            doomed = not wire.is_rehearsal_token(token)
         if doomed:
             child.kill()
 

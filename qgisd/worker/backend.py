@@ -40,6 +40,15 @@ class Project:
     unforkable: str = ""
 
 
+@dataclass(frozen=True)
+class WarmStep:
+    """Requests that a snapshot may answer to itself before it is forked."""
+
+    #: "capabilities" or "map", of `pool.warmup`.
+    level: str
+    requests: list[wire.Request]
+
+
 class Answer(Protocol):
     """Where a backend puts its answer; the worker's loop sends it on."""
 
@@ -73,6 +82,12 @@ class Backend(Protocol):
 
     def quiesce(self) -> None:
         """End what threads can be ended; called again until they are gone."""
+
+    def warm_steps(self, project: str) -> list[WarmStep]:
+        """By what the loaded project, known by this key, can be warmed up; weakest first."""
+
+    def warmed_up(self) -> None:
+        """Forget the answers; keep what they opened."""
 
     def forked(self) -> None:
         """In a fresh worker, before it says that it is ready."""

@@ -8,9 +8,10 @@ A project is a text file of `key = value` lines; a request's query says what to 
     project    load_s · fail · crash · hang · thread (seconds it lives, or "stay")
                boot_hang · boot_crash (of workers)
                layers · text (answered by /?do=text)
+               warm_capabilities · warm_map (queries, space between them: what it is warmed up by)
     request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang | exit&code=
                | crash&signal=&after=head | leak&mb= | garbage | break | stop (SIGSTOP)
-               | stubborn (ignores SIGTERM, then hangs)
+               | stubborn (ignores SIGTERM, then hangs) | thread | learn&word= | learned
 """
 
 import json
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
 from qgisd import wire
-from qgisd.worker.backend import Answer, LoadError, Project, Started
+from qgisd.worker.backend import Answer, LoadError, Project, Started, WarmStep
 
 
 class FakeBackend:
@@ -34,6 +35,7 @@ class FakeBackend:
         self._project: dict[str, str] = {}
         self._leak: list[bytes] = []
         self._served = 0
+        self._learned: list[str] = []
 
     def start(self, begin: Callable[[str], None]) -> Started:
         """Fails, or dawdles, as $QGISD_FAKE_START says: "fail", or seconds."""
@@ -66,6 +68,18 @@ class FakeBackend:
 
     def quiesce(self) -> None:
         """Nothing to end."""
+
+    def warm_steps(self, project: str) -> list[WarmStep]:
+        """Those that the project names."""
+        return [
+            WarmStep(level, [wire.Request(0, "GET", f"/?{query}", []) for query in queries.split()])
+            for level in ("capabilities", "map")
+            if (queries := self._project.get(f"warm_{level}"))
+        ]
+
+    def warmed_up(self) -> None:
+        """Nobody counts those."""
+        self._served = 0
 
     def forked(self) -> None:
         """Hang or crash, if the project says so."""
@@ -140,6 +154,17 @@ class FakeBackend:
     def _do_garbage(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
         answer._dealer.send(b"\xffgarbage")  # type: ignore[attr-defined]
         _hang()
+
+    def _do_thread(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        threading.Thread(target=_hang, daemon=True).start()
+        return b"started"
+
+    def _do_learn(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        self._learned.append(query["word"])
+        return b"learned"
+
+    def _do_learned(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        return " ".join(self._learned).encode()
 
     def _do_break(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
         answer.begin(200, [("Content-Type", "text/plain")])

@@ -10,6 +10,7 @@ import fcntl
 import gc
 import os
 import resource
+import signal
 import socket
 import stat
 import sys
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from qgisd.worker import heap
 
 _TASKS = Path("/proc/self/task")
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -216,10 +219,14 @@ def _reopen(number: int, target: str, repairs: Repairs) -> None:
 
 
 def prepare_to_fork() -> None:
-    """Rule 10: keep the collector from touching, and so copying, pages shared with forks."""
+    """Rule 10: keep the collector from touching, and so copying, pages shared with forks.
+
+    Likewise malloc: see heap.py.
+    """
     gc.collect()
     gc.freeze()
     return_memory()
+    heap.fill_small_holes()
 
 
 def return_memory() -> None:
@@ -279,6 +286,16 @@ def mark_process(name: str, oom_score_adj: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(oom_score_adj))
     except OSError:
         pass  # lower than our parent's, which an unprivileged process may not ask for
+
+
+def die_with(parent: int) -> None:
+    """In a child: be killed when the parent ends, for whatever reason.
+
+    prctl(2), PR_SET_PDEATHSIG = 1; Python has no wrapper for it.
+    """
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)  # it ended before we asked
 
 
 def bind_lifeline(descriptor: int) -> None:

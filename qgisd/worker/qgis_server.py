@@ -22,8 +22,8 @@ from qgis.server import (
 )
 
 from qgisd import wire
-from qgisd.worker import fork, nesting, plugins, projects
-from qgisd.worker.backend import Answer, LoadError, Project, Started
+from qgisd.worker import fork, nesting, plugins, projects, warmup
+from qgisd.worker.backend import Answer, LoadError, Project, Started, WarmStep
 from qgisd.worker.fork import HARMLESS_IN_ZYGOTE
 from qgisd.worker_settings import ZygoteSettings
 
@@ -120,6 +120,17 @@ class QgisBackend:
         pool.setExpiryTimeout(1)
         pool.waitForDone(1000)
         QCoreApplication.processEvents()
+
+    def warm_steps(self, project: str) -> list[WarmStep]:
+        """Capabilities, then maps: see warmup.py."""
+        assert self._project is not None
+        return warmup.steps(project, self._project)
+
+    def warmed_up(self) -> None:
+        """The documents are of no use, as they name a host that there is not."""
+        assert self._project is not None
+        cache = self._server.serverInterface().capabilitiesCache()
+        cache.removeCapabilitiesDocument(self._project.fileName())
 
     def forked(self) -> None:
         """Nothing: what QGIS needs is put right by the rules of the fork."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from qgisd import channel, wire
 from qgisd.words import Mode
-from qgisd.worker import fork
+from qgisd.worker import fork, rehearsal
 from qgisd.worker.backend import Backend, LoadError, Project
 from qgisd.worker.forkserver import ForkServer
 from qgisd.worker.loop import run_worker
@@ -29,9 +29,10 @@ def run_snapshot(
     """Load, report, and fork on command. Runs in a fork of the zygote and never returns."""
     fork.mark_process("qgisd-snapshot", 300)
     channel.send(control, wire.Loading())
+    pace = fork.in_background if order.background else contextlib.nullcontext
     started = time.monotonic()
     try:
-        with fork.in_background() if order.background else contextlib.nullcontext():
+        with pace():
             project = backend.load(order.path)
     except LoadError as error:
         channel.send(control, wire.Failed(str(error)[:4000]))
@@ -41,14 +42,24 @@ def run_snapshot(
     def threads() -> list[fork.Thread]:
         return fork.wait_single_threaded(backend.quiesce, settings.quiesce_s)
 
+    def announce(pid: int, pidfd: int) -> None:
+        channel.send(control, wire.Forked(wire.rehearsal_token(order.generation), pid), [pidfd])
+
     why = _why_not_forked(settings, project, threads)
+    warmed = rehearsal.Warmed()
+    if not why:
+        with pace():
+            warmed = rehearsal.warm_up(backend, settings, order.project, announce)
+        why = _why_not_forked(settings, project, threads)
     mode = Mode.LOADED if why else Mode.FORKED
     fork.prepare_to_fork()
     bad = [
         wire.BadLayer(layer.name[:200], layer.provider[:40], layer.message[:500])
         for layer in project.bad_layers[:_MOST_BAD_LAYERS]
     ]
-    channel.send(control, wire.Loaded(mode, why[:500], project.layers, bad, load_ms, []))
+    warmup = wire.WarmUp(warmed.level, warmed.detail[:500], warmed.why[:500])
+    loaded = wire.Loaded(mode, why[:500], project.layers, bad, load_ms, [], warmup)
+    channel.send(control, loaded)
     if mode is Mode.LOADED:
         os._exit(0)
 

@@ -29,6 +29,7 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     wire.Headers: st.lists(st.tuples(TEXT, TEXT), max_size=4),
     list[wire.BadLayer]: st.lists(BAD_LAYER, max_size=4),
     list[wire.Plugin]: st.lists(PLUGIN, max_size=4),
+    wire.WarmUp: st.builds(wire.WarmUp, TEXT, TEXT, TEXT),
 }
 DIRECTIONS: list[tuple[Any, Any]] = [
     (wire.ToWorker, wire.decode_to_worker),
@@ -73,7 +74,7 @@ def test_a_message_is_refused_in_every_other_direction(
 ) -> None:
     fields = msgspec.structs.fields(kind)
     plain: dict[Any, Any] = {int: 1, float: 1.0, str: "x", bool: True, Mode: Mode.FORKED}
-    plain |= {str | None: None}
+    plain |= {str | None: None, wire.WarmUp: wire.WarmUp()}
     message = kind(**{field.name: plain.get(field.type, []) for field in fields})
     assert decode(wire.encode(message)) == message
     for other, refusing in DIRECTIONS:
