@@ -63,7 +63,7 @@ def test_it_shows_pools_projects_and_workers(daemons: Start, fake_roots: Path) -
     assert "default" in done(daemon.ctl("stats"))
     assert pid in done(daemon.ctl("workers"))
     for words in (("projects",), ("project", "a.qgs")):
-        header, row = done(daemon.ctl(*words)).splitlines()
+        header, row, *_ = done(daemon.ctl(*words)).splitlines()
         assert header.split()[:3] == ["POOL", "PROJECT", "STATE"]
         assert row.split()[:3] == ["default", "a.qgs", "serving"]
 
@@ -89,13 +89,18 @@ def test_it_shows_the_configuration_and_where_it_came_from(
         environment={"QGISD_POOL__WORKERS": "3"},
         projects='[pool.qgis]\nenv = { PGPASSWORD = "geheim" }',
     )
-    text = done(daemon.ctl("config"))
+    text = done(daemon.ctl("--json", "config"))
     content = json.loads(text)
     assert content["config"]["pool"]["workers"] == 3
     assert content["sources"]["pool.workers"] == "environment QGISD_POOL__WORKERS"
     assert content["sources"]["http.listen"].startswith("file ")
-    assert "PGPASSWORD" in text
-    assert "geheim" not in text
+    table = done(daemon.ctl("config"))
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+    assert rows["pool.workers"] == ["3", "environment", "QGISD_POOL__WORKERS"]
+    assert rows["pool.queue"] == ["200", "default"]
+    for shown in (text, table):
+        assert "PGPASSWORD" in shown
+        assert "geheim" not in shown
 
 
 def test_projects_of_nobody_are_told_as_such(daemons: Start, fake_roots: Path) -> None:
@@ -111,8 +116,8 @@ def test_projects_of_nobody_are_told_as_such(daemons: Start, fake_roots: Path) -
 
 def test_no_daemon_is_told_as_such(tmp_path: Path) -> None:
     nobody = f"unix:{tmp_path / 'admin.sock'}"
-    assert "Does qgisd run?" in refused(run("ctl", "--admin", nobody, "stats"))
-    assert "Does qgisd run?" in refused(run("ctl", "--admin", "127.0.0.1:1", "stats"))
+    assert "Does qgisd run?" in refused(run("ctl", "--admin", nobody, "stats"), 3)
+    assert "Does qgisd run?" in refused(run("ctl", "--admin", "127.0.0.1:1", "stats"), 3)
     assert "No such command" in refused(run("ctl", "--admin", nobody, "nonsense"), 2)
     assert "Missing argument" in refused(run("ctl", "--admin", nobody, "load"), 2)
 

@@ -33,9 +33,11 @@ ALLOWED: dict[str, set[str]] = (
         "service": _COMMON | {"supervisor"},
         "daemon": _ALL | {"health", "service"},
         "ctl": {"errors"},
+        "tables": set(),
+        "verbs": {"errors", "config", "ctl", "tables"},
         "check": {"errors", "config"},
         "migrate": {"errors"},
-        "cli": _ALL | {"health", "service", "daemon", "ctl", "check", "migrate"},
+        "cli": _ALL | {"health", "service", "daemon", "verbs", "check", "migrate"},
         "__main__": {"cli"},
     }
 )
