@@ -1,0 +1,36 @@
+"""The configuration page is made of the models and of etc/qgisd.toml: nothing is missing there."""
+
+import importlib.util
+from pathlib import Path
+
+from qgisd.config import Config
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "docs_configuration.py"
+_spec = importlib.util.spec_from_file_location("docs_configuration", SCRIPT)
+assert _spec is not None and _spec.loader is not None
+docs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(docs)
+
+
+def test_every_key_is_on_the_page_with_its_default_and_why() -> None:
+    told = docs.explanations(docs.EXAMPLE.read_text())
+    page = "\n".join(docs.tables())
+    for key, _ in docs.keys(Config()):
+        value, why = told[key]
+        assert why and f"| `{key.rpartition('.')[2]}` | `{value}` |" in page
+
+
+def test_tables_have_a_heading_and_say_what_they_are_for() -> None:
+    page = "\n".join(docs.tables())
+    for table in ("http", "limits", "admin", "log", "daemon", "pool", "pool.projects", "pool.qgis"):
+        assert f"## [{table}]" in page
+
+
+def test_a_comment_goes_on_below_its_line() -> None:
+    found = docs.explanations('[a]   # all\nkey = "x"  # one\n      # two\n\n# far away\nother = 1\n')
+    assert found == {"a": ("", "all"), "a.key": ('"x"', "one two"), "a.other": ("1", "")}
+
+
+def test_what_is_no_mark_stays() -> None:
+    assert docs.on_page_markdown("# Title\n") == "# Title\n"
+    assert "[pool.qgis]" in docs.on_page_markdown(f"# Title\n{docs.MARK}\n")
