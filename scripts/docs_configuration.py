@@ -15,7 +15,9 @@ from qgisd.config import Config
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "etc" / "qgisd.toml"
 MARK = "<!-- keys -->"
-_LINE = re.compile(r"^(?:\[(?P<table>[\w.]+)\]|(?P<key>\w+) = (?P<value>.*?))(?:\s+# (?P<why>.*))?$")
+_LINE = re.compile(
+    r"^(?:\[(?P<table>[\w.]+)\]|(?P<key>\w+) = (?P<value>.*?))(?:\s+# (?P<why>.*))?$"
+)
 _MORE = re.compile(r"^\s+# (.*)$")
 
 

@@ -27,7 +27,9 @@ def test_tables_have_a_heading_and_say_what_they_are_for() -> None:
 
 
 def test_a_comment_goes_on_below_its_line() -> None:
-    found = docs.explanations('[a]   # all\nkey = "x"  # one\n      # two\n\n# far away\nother = 1\n')
+    found = docs.explanations(
+        '[a]   # all\nkey = "x"  # one\n      # two\n\n# far away\nother = 1\n'
+    )
     assert found == {"a": ("", "all"), "a.key": ('"x"', "one two"), "a.other": ("1", "")}
 
 
