@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:7080
 
-.PHONY: run test chaos check docs install system bench clean
+.PHONY: run test test-systemd chaos check docs install install-system system bench clean
 
 run: install
 	@echo; echo "A map:  http://$(LISTEN)/ows/p/world?SERVICE=WMS&VERSION=1.3.0&REQUEST=GetMap&LAYERS=world&STYLES=&CRS=EPSG:4326&BBOX=-90,-180,90,180&WIDTH=1200&HEIGHT=600&FORMAT=image/png"; echo
@@ -14,6 +14,15 @@ run: install
 test: install
 	./scripts/system-packages test
 	$(BIN)/python -m pytest $(ARGS)
+
+# A booted Debian 13: installed, behind nginx, reloaded and restarted under load. Only root can.
+test-systemd:
+	./scripts/system-packages systemd
+	/usr/bin/python3 scripts/test-systemd
+
+# A service of this machine: /opt/qgisd, units, user.
+install-system:
+	./scripts/install-system
 
 # The long run of the chaos suite; the short one is part of `make test`.
 chaos: install

@@ -122,7 +122,7 @@ class Daemon:
 
     def _start(self, runtime: Path) -> None:
         handed = listen.handed_over(os.environ)
-        if "http" in handed and "http.listen" in self._loaded.sources:
+        if "http" in handed and self._config.http.listen != configuration.Http().listen:
             _log.warning("http.listen is not used: systemd hands over the socket (qgisd.socket)")
         public = handed.get("http") or self._bind(self._config.http.listen)
         admin = handed.get("admin") or self._bind(self._config.admin.listen)
