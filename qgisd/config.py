@@ -187,6 +187,7 @@ class Qgis(Section):
     plugin_path: str = ""
     plugins: list[str] = []
     required_plugins: list[str] = []
+    py_qgis_server: bool = False
     network_timeout_s: Seconds = 10
     env: dict[str, str] = {}
 
@@ -234,8 +235,16 @@ class Pool(Section):
     warmup_s: Seconds = 2
     #: Pattern of project keys, as in "tenant/*" → what differs; the first that fits counts.
     overrides: dict[str, Override] = {}
+    restart_file: str = ""
     projects: Projects = Projects()
     qgis: Qgis = Qgis()
+
+    @field_validator("restart_file")
+    @classmethod
+    def _restart_file(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError(f'an absolute path, or "" for none: {value!r}')
+        return value
 
     @field_validator("route")
     @classmethod

@@ -168,6 +168,7 @@ class Daemon:
             self._router,
             Buffering(http.buffer, http.spool, None, http.client_timeout_s),
             pool.projects.check_interval_s,
+            pool.restart_file,
             MemoryBudget(pool.memory, pool.memory_interval_s),
             pool.cache,
             {cls: pool.class_slow_s.get(cls, pool.slow_s) for cls in RequestClass},
@@ -345,6 +346,7 @@ def zygote_environment(
         plugin_path=pool.qgis.plugin_path,
         plugins=pool.qgis.plugins,
         required_plugins=pool.qgis.required_plugins,
+        py_qgis_server=pool.qgis.py_qgis_server,
         strict_layers=pool.projects.bad_layers == "strict",
         network_timeout_s=pool.qgis.network_timeout_s,
         quiesce_s=pool.quiesce_s,
@@ -377,6 +379,8 @@ def zygote_environment(
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
+        # Lizmap's plugin reports each start to its makers, by a thread of Qt's network: rule 1.
+        "3LIZ_SKIP_STATS": "1",
     }
     fake = {key: value for key, value in os.environ.items() if key.startswith("QGISD_FAKE_")}
     return kept | fixed | pool.qgis.env | fake | settings.to_environment()

@@ -22,6 +22,8 @@ class ZygoteSettings(msgspec.Struct, frozen=True):
     plugins: list[str]
     #: Plugins without which the pool does not start.
     required_plugins: list[str]
+    #: True: plugins that look for py-qgis-server find it.
+    py_qgis_server: bool
     #: True: a project with a bad layer does not load.
     strict_layers: bool
     #: Seconds that QGIS waits for a remote service.

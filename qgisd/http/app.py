@@ -28,7 +28,7 @@ from qgisd.http.access import Access
 from qgisd.http.connection import Connection
 from qgisd.http.errors import ows_form
 from qgisd.supervisor.exchange import Order, Service
-from qgisd.supervisor.model import MOST_DEPTH, ProjectRef
+from qgisd.supervisor.model import MOST_DEPTH, NO_PROJECT, ProjectRef
 from qgisd.supervisor.story import Story
 from qgisd.wire import Headers
 from qgisd.words import RequestClass
@@ -197,8 +197,12 @@ class PublicApp(HTTPServerConnectionDelegate):
                     self._serve_ows(connection, route, unquote(below[7:]).rstrip("/"))
                     return
                 for api in self._apis:
-                    if below == api or below.startswith((api + "/", api + ".")):
-                        self._serve_api(connection, route, below)
+                    # Lizmap looks for its API below the address of OWS, unless told where it is.
+                    if any(
+                        at == api or at.startswith((api + "/", api + "."))
+                        for at in (below, below.removeprefix("/ows"))
+                    ):
+                        self._serve_api(connection, route, below, api in self._settings.apis)
                         return
         raise errors.NotFound("nothing is served at this path; OWS is at /ows/")
 
@@ -278,14 +282,21 @@ class PublicApp(HTTPServerConnectionDelegate):
             kept,
         )
 
-    def _serve_api(self, connection: Connection, route: Route, below: str) -> None:
+    def _serve_api(
+        self, connection: Connection, route: Route, below: str, needs_none: bool
+    ) -> None:
+        """needs_none: this API may answer without a project."""
         self._check_method(connection, "api")
         if connection.method == "OPTIONS":
             return
         query, pairs = ows.believed_query(connection.query, connection.trusted)
-        parameters = {key.upper(): value for key, value in pairs}
-        name = self._project_of(connection, parameters)
         writes = connection.method in _WRITES
+        if writes:
+            ows.check_identity(connection.body, connection.trusted)
+        # Not what is written: QGIS takes a MAP in a body for that of a project to load.
+        needs_none = needs_none and not writes
+        maps = ows.by_name([pair for pair in pairs if pair[0].upper() == "MAP"])
+        name = self._project_of(connection, maps, needs_none)
         path = connection.path
         root = route.service.api_root
         if below.startswith("/ogcapi") and root != "/ogcapi":
@@ -304,11 +315,14 @@ class PublicApp(HTTPServerConnectionDelegate):
             False,
         )
 
-    def _project_of(self, connection: Connection, parameters: dict[str, str]) -> str:
+    def _project_of(
+        self, connection: Connection, parameters: dict[str, str], needs_none: bool = False
+    ) -> str:
+        """What MAP says; "" only where no project is needed."""
         name = parameters.get("MAP", "")
         if not name and connection.trusted:
             name = connection.headers.get("X-Qgis-Project", "")
-        if not name:
+        if not name and not needs_none:
             raise errors.BadRequest("no project: give MAP=…, or use /ows/p/PROJECT")
         return name
 
@@ -327,6 +341,11 @@ class PublicApp(HTTPServerConnectionDelegate):
         base = forwarded.public_base(
             connection.headers, connection.trusted, "http", self._settings.fallback_host
         )
+        if not connection.trusted and "X-Lizmap-User" in connection.headers:
+            _log.warning(
+                "%s is not one of http.trusted_proxies: its X-Lizmap-* count for nothing",
+                connection.peer,
+            )
         headers = forwarded.believed(connection.headers, connection.trusted, base)
         depth = forwarded.depth(connection.headers)
         if depth > MOST_DEPTH:
@@ -345,7 +364,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             if not exchange.over:
                 connection.exchange = exchange
 
-        ref = route.service.known(name)
+        ref = route.service.known(name) if name else NO_PROJECT
         if ref is not None:
             submit(ref)
             return

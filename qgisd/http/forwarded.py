@@ -24,6 +24,9 @@ _IN_THE_URL = {
     "x-forwarded-prefix",
 }  # fmt: skip
 _IDENTITY_PREFIXES = ("x-qgis-", "x-lizmap-", "x-forwarded-", "x-request-id")
+#: What Lizmap says of somebody who is not logged in. Nothing at all means to its plugin that no
+#: rights are asked about, and it opens the data.
+_ANONYMOUS = [("X-Lizmap-User", ""), ("X-Lizmap-User-Groups", "")]
 _DEPTH = re.compile(DEPTH_AGENT + r"/(\d{1,3})")
 _HOST = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?$")
 _PREFIX = re.compile(r"^(/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*$")
@@ -63,6 +66,7 @@ class Trust:
 def believed(headers: HTTPHeaders, trusted: bool, base: str) -> list[tuple[str, str]]:
     """The headers that QGIS may see, in canonical case, empty ones included.
 
+    A peer that is not trusted is anonymous to Lizmap's plugin, whatever it says of itself.
     Host is that of `base`, what `public_base` says: QGIS builds addresses from its URL and from
     headers, and reads Forwarded in its own way; here they say the same, and it is said once.
     """
@@ -75,6 +79,8 @@ def believed(headers: HTTPHeaders, trusted: bool, base: str) -> list[tuple[str, 
         if not trusted and (lower == "forwarded" or lower.startswith(_IDENTITY_PREFIXES)):
             continue
         kept.append((name, value))
+    if not trusted:
+        kept += _ANONYMOUS
     kept.append(("Host", base.partition("://")[2].partition("/")[0]))
     return kept
 

@@ -6,7 +6,7 @@ decided elsewhere.
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 from xml.parsers import expat
 
 from qgisd.errors import BadRequest, BodyTooLarge
@@ -92,6 +92,16 @@ def believed_query(query: str, trusted: bool) -> tuple[str, list[tuple[str, str]
     return query, pairs
 
 
+def check_identity(body: bytes, trusted: bool) -> None:
+    """Raises BadRequest if a body says LIZMAP_*, of a peer that is not trusted.
+
+    QGIS takes the attributes of a document's root for parameters, and what it cannot read as XML
+    for a form.
+    """
+    if not trusted and b"LIZMAP_" in unquote_to_bytes(body).upper():
+        raise BadRequest("LIZMAP_* in a body is taken from trusted peers only")
+
+
 def by_name(pairs: list[tuple[str, str]]) -> dict[str, str]:
     """Parameters by upper-case name. Raises BadRequest where one is given twice and differs:
     servers disagree on which counts, so nobody can mean it."""
@@ -129,6 +139,7 @@ def parse(method: str, query: str, content_type: str, body: bytes, trusted: bool
     parameters = by_name(pairs)
     if not body:
         return OwsRequest(query, parameters, "GET", b"", classify(parameters, ""))
+    check_identity(body, trusted)
     root, attributes = inspect_xml(body)
     for name in ("service", "version"):
         parameters.setdefault(name.upper(), attributes.get(name, ""))

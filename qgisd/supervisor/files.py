@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from qgisd.errors import ProjectNotFound
 from qgisd.supervisor import events as e
 from qgisd.supervisor.catalog import Catalog, version_of
-from qgisd.supervisor.model import Project, ProjectRef
+from qgisd.supervisor.model import Project, ProjectRef, Version
 
 #: MAP strings remembered with what they resolved to.
 _KNOWN = 4096
@@ -20,18 +20,24 @@ _MISSES = 2
 
 
 class ProjectFiles:
-    """Resolves names and emits Changed and Vanished for the files of `projects`."""
+    """Resolves names and emits Changed and Vanished for the files of `projects`.
+
+    restart_file: a file that means ReloadOrdered(None) when it is touched; "" for none.
+    """
 
     def __init__(
         self,
         catalog: Catalog,
         interval_s: float,
+        restart_file: str,
         projects: Mapping[str, Project],
         emit: Callable[[e.Event], None],
         log: logging.Logger,
     ) -> None:
         self._catalog = catalog
         self._interval_s = interval_s
+        self._restart_file = restart_file
+        self._restart_version = version_of(restart_file) if restart_file else None
         self._projects = projects
         self._emit = emit
         self._log = log
@@ -75,6 +81,12 @@ class ProjectFiles:
         self._emit(e.LoadOrdered(ref, pin=True))
         return True
 
+    def _restart_if_touched(self, version: Version | None) -> None:
+        before, self._restart_version = self._restart_version, version
+        if version not in (None, before):
+            self._log.info("%s was touched: the pool is loaded anew", self._restart_file)
+            self._emit(e.ReloadOrdered(None))
+
     async def _prefer_qgs(self) -> None:
         """A name without suffix means the .qgs, where there is one (again)."""
         for name, ref in list(self._known.items()):
@@ -86,11 +98,14 @@ class ProjectFiles:
 
     async def check(self) -> None:
         """Compare the file of every project we know with what it was."""
-        records = [(project.key, project.path) for project in self._projects.values()]
+        records = [(one.key, one.path) for one in self._projects.values() if one.path]
         paths = {ref.path for ref in self._known.values()} | {path for _, path in records}
+        if self._restart_file:
+            paths.add(self._restart_file)
         found = await self._loop.run_in_executor(
             None, lambda: {path: version_of(path) for path in paths}
         )
+        self._restart_if_touched(found.get(self._restart_file))
         await self._prefer_qgs()
         for name, ref in list(self._known.items()):
             version = found.get(ref.path, ref.version)

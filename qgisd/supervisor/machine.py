@@ -14,7 +14,7 @@ from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
 from qgisd.supervisor.breaker import Breaker
 from qgisd.supervisor.interventions import Interventions
-from qgisd.supervisor.model import Generation, Job, Limits, Project, Worker
+from qgisd.supervisor.model import NO_PROJECT, Generation, Job, Limits, Project, Worker
 from qgisd.supervisor.states import JOB, WORKER, GenerationState, JobState, WorkerState, advance
 from qgisd.words import Mode, NoteKind, Reason
 
@@ -92,7 +92,7 @@ class Machine(Interventions):
             return
         project = self.projects.get(ref.key)
         if project is None:
-            if not self.limits.on_demand:
+            if not self.limits.on_demand and ref.key != NO_PROJECT.key:
                 self._out.append(e.Fail(job.id, ProjectNotFound("no such project is loaded")))
                 return
             project = self._adopt(ref)

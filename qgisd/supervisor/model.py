@@ -29,6 +29,11 @@ class ProjectRef:
     version: Version
 
 
+#: What requests without a project are for: APIs of QGIS that need none. Its workers are forked from
+#: a snapshot that holds nothing. No file has this key.
+NO_PROJECT = ProjectRef("(none)", "", (0, 0, 0))
+
+
 @dataclass(frozen=True)
 class Limits:
     """The figures of one pool, from its configuration. Seconds, and counts."""

@@ -53,6 +53,7 @@ class Pool:
         router: Router,
         buffering: Buffering,
         check_interval_s: float,
+        restart_file: str,
         memory: MemoryBudget,
         cache_size: int,
         slow_s: Mapping[RequestClass, float],
@@ -67,7 +68,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(limits, random.random)
         self._files = ProjectFiles(
-            catalog, check_interval_s, self._machine.projects, self._handle, self._log
+            catalog, check_interval_s, restart_file, self._machine.projects, self._handle, self._log
         )
         self._router = router
         self._buffering = buffering

@@ -78,7 +78,7 @@ class Backend(Protocol):
         """
 
     def load(self, path: str) -> Project:
-        """Load the one project of this process. Raises LoadError."""
+        """Load the one project of this process; "" stands for none. Raises LoadError."""
 
     def quiesce(self) -> None:
         """End what threads can be ended; called again until they are gone."""

@@ -24,7 +24,7 @@ from qgis.server import QgsServerInterface
 
 from qgisd import wire
 from qgisd.words import PluginState
-from qgisd.worker import fork
+from qgisd.worker import fork, py_qgis_server
 from qgisd.worker.backend import LoadError
 
 #: Characters of an error that are kept.
@@ -46,12 +46,15 @@ class _Found:
 class Plugins:
     """Those of one pool, for the process it is made in and all forks of that."""
 
-    def __init__(self, path: str, wanted: Sequence[str], required: Sequence[str]) -> None:
+    def __init__(
+        self, path: str, wanted: Sequence[str], required: Sequence[str], py_qgis_server: bool
+    ) -> None:
         """path: folders, colon-separated; wanted: names, in the order of loading, or none for
-        all that are for servers."""
+        all that are for servers; py_qgis_server: see the module of that name."""
         self._found = _find(path)
         self._wanted = list(wanted)
         self._required = set(required)
+        self._py_qgis_server = py_qgis_server
         self._failed: dict[str, str] = {}
         #: Threads left behind, by plugin.
         self.threaded: dict[str, str] = {}
@@ -70,6 +73,8 @@ class Plugins:
         Raises LoadError if one that is required fails.
         """
         qgis.utils.serverIface = interface
+        if self._py_qgis_server:
+            py_qgis_server.install(self.loaded)
         for name, found in self._found.items():
             qgis.utils.plugins_metadata_parser[name] = found.metadata
             if str(found.folder.parent) not in sys.path:
@@ -95,11 +100,17 @@ class Plugins:
             return
         try:
             package = importlib.import_module(name)
+            if self._py_qgis_server:
+                py_qgis_server.mark(package)
             qgis.utils.server_plugins[name] = package.serverClassFactory(qgis.utils.serverIface)
             qgis.utils.server_active_plugins.append(name)
         except BaseException as error:  # SystemExit, too: it is not the plugin's to end us
             traceback.print_exc()
             self._failed[name] = self._describe(name, error)
+
+    def loaded(self) -> dict[str, configparser.ConfigParser]:
+        """Name → metadata of those that were loaded, by whomever."""
+        return {name: self._found[name].metadata for name in qgis.utils.server_active_plugins}
 
     def failure(self, name: str) -> str:
         """Why it failed; "" if it did not."""

@@ -53,6 +53,7 @@ class QgisBackend:
             settings.plugin_path or os.environ.get("QGIS_PLUGINPATH", ""),
             settings.plugins,
             settings.required_plugins,
+            settings.py_qgis_server,
         )
 
     def start(self, begin: Callable[[str], None]) -> Started:
@@ -103,10 +104,15 @@ class QgisBackend:
             self._plugins.start(name)
             if self._plugins.failure(name):
                 raise LoadError(f"the plugin {name} failed: {self._plugins.failure(name)}")
+        if not path:  # what needs no project is asked of this process
+            return self._with_plugins(Project(0, []))
         server_settings = QgsServerSettings()
         server_settings.load()
         self._project, project = projects.load(path, server_settings, self._settings.strict_layers)
         self._server.serverInterface().removeConfigCacheEntry(self._project.fileName())
+        return self._with_plugins(project)
+
+    def _with_plugins(self, project: Project) -> Project:
         why = "; ".join(
             f"the plugin {name} has {threads}"
             for name, threads in self._settings.threaded_plugins.items()
@@ -123,8 +129,7 @@ class QgisBackend:
 
     def warm_steps(self, project: str) -> list[WarmStep]:
         """Capabilities, then maps: see warmup.py."""
-        assert self._project is not None
-        return warmup.steps(project, self._project)
+        return warmup.steps(project, self._project) if self._project else []
 
     def warmed_up(self) -> None:
         """The documents are of no use, as they name a host that there is not."""

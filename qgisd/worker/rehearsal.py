@@ -76,6 +76,8 @@ def warm_up(
         for step in backend.warm_steps(project)
         if LEVELS.index(step.level) <= LEVELS.index(settings.warmup)
     ]
+    if not any(step.requests for step in steps):
+        return Warmed()
     started = time.monotonic()
     count, why = _rehearse(backend, settings, steps, announce)
     level, said, errors = "off", [], 0

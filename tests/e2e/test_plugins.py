@@ -54,8 +54,9 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="module")
 def everything(copies: Callable[..., Path]) -> Path:
     """A plugin_path with all plugins that may be in one process."""
+    apart = ("q_crash", "t_thread", "lizmap_server", "h_slow")
     names = sorted(path.parent.name for path in PLUGINS.glob("*/metadata.txt"))
-    return copies(*(name for name in names if name not in ("q_crash", "t_thread")))
+    return copies(*(name for name in names if name not in apart))
 
 
 @pytest.fixture(scope="module")

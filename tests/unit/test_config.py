@@ -192,6 +192,11 @@ def test_a_required_plugin_is_among_those_to_load(tmp_path: Path) -> None:
     load(tmp_path, '[pool.qgis]\nrequired_plugins = ["b"]')
 
 
+def test_a_restart_file_is_an_absolute_path(tmp_path: Path) -> None:
+    [problem] = problems(tmp_path, '[pool]\nrestart_file = "restart"')
+    assert "pool.restart_file" in str(problem) and "absolute path" in str(problem)
+
+
 def test_an_error_of_the_common_pool_is_not_repeated_for_each_pool(tmp_path: Path) -> None:
     found = problems(tmp_path, '[pools.one]\n[pools.two]\nroute = "/two"', QGISD_POOL__QUEUE="0")
     assert [problem.where for problem in found] == ["environment QGISD_POOL__QUEUE, pool.queue"]

@@ -18,6 +18,7 @@ from qgisd.errors import (
     WorkerLost,
 )
 from qgisd.supervisor import events as e
+from qgisd.supervisor.model import NO_PROJECT
 from qgisd.supervisor.states import GenerationState, JobState, WorkerState, ZygoteState
 from qgisd.words import Mode, Reason, RequestClass
 from tests.unit.driver import World, ref
@@ -166,6 +167,13 @@ def test_a_project_that_nobody_loaded_is_not_served_without_on_demand() -> None:
     assert w.heard(e.ForkSnapshot) == []
     w.tell(e.LoadOrdered(ref(A)))
     job = w.arrive(A)
+    w.settle(answering=True)
+    assert w.clients[job].ends == ["done"]
+
+
+def test_what_needs_no_project_is_served_without_on_demand() -> None:
+    w = world(on_demand=False)
+    job = w.arrive(NO_PROJECT.key)
     w.settle(answering=True)
     assert w.clients[job].ends == ["done"]
 

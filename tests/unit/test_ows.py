@@ -228,3 +228,20 @@ def test_only_a_write_may_not_run_twice() -> None:
         for name in names:
             request = parse("GET", f"REQUEST={name}", "", b"", True)
             assert request.idempotent is (name != "Transaction")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<GetFeature LIZMAP_USER="root"/>',
+        b'<GetFeature lizmap_user_groups="admins"/>',
+        b"<a><![CDATA[&LIZMAP_USER=root&]]></a>",
+        b"<a b='&#38;'>&amp;%4cIZMAP%5fuser=root</a>",
+    ],
+)
+def test_an_identity_in_a_body_is_taken_from_trusted_peers_only(body: bytes) -> None:
+    """QGIS takes attributes of the root for parameters, and what it cannot read for a form."""
+    assert parse("POST", "MAP=a", "text/xml", body, True).body == body
+    with pytest.raises(BadRequest, match="trusted peers only"):
+        parse("POST", "MAP=a", "text/xml", body, False)
+    assert parse("POST", "MAP=a", "text/xml", b"<GetFeature lizmap='1'/>", False).method == "POST"
