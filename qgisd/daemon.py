@@ -23,7 +23,7 @@ from qgisd import log, secret_files, wire
 from qgisd.config import Config, Loaded, Pool
 from qgisd.errors import StartError
 from qgisd.health import Health, raise_descriptor_limit
-from qgisd.http import limits, listen
+from qgisd.http import limits, listen, ui
 from qgisd.http.admin import AdminApp, Mount, make_api
 from qgisd.http.app import PublicApp, Route, Settings
 from qgisd.http.feed import Feed, picture
@@ -213,7 +213,7 @@ class Daemon:
             self._pools, paths, describe(self._loaded), self._health.report, self._feed
         )
         scrape = Scrape(self._pools, self._health.report, app.access.answers, self._config.metrics)
-        mounts = [Mount("/metrics", Metrics, {"scrape": scrape})]
+        mounts = [Mount("/metrics", Metrics, {"scrape": scrape}), *ui.MOUNTS]
         api = make_api(self._guard, context, mounts)
         for delegate, sockets in ((app, public), (AdminApp(api, app), admin)):
             server = listen.Server(

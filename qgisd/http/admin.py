@@ -26,7 +26,7 @@ from qgisd.http.handler import Context, Handler
 
 _log = logging.getLogger("qgisd.admin")
 #: What is not public: first segments of paths.
-_OURS = ("api", "metrics", "ui")
+_OURS = ("", "api", "metrics", "ui")
 
 
 @dataclass(frozen=True)

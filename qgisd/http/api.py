@@ -18,6 +18,9 @@ from qgisd.http.models import (
     ConfigReport,
     CrashReport,
     HealthReport,
+    HistoryQuery,
+    HistoryReport,
+    HistoryRow,
     Index,
     LoadQuery,
     Pool,
@@ -158,6 +161,21 @@ class Reload(Handler):
         return list(rows)
 
 
+class History(Handler):
+    """/history"""
+
+    @operation()
+    async def get(self, query: HistoryQuery) -> list[HistoryReport]:
+        """What the projects did by the minute, for the last hour; the last row is not complete."""
+        return [
+            HistoryReport(
+                pool=service.name,
+                rows=[HistoryRow(**asdict(row)) for row in service.history(query.since)],
+            )
+            for service in self.chosen(query.pool)
+        ]
+
+
 class SlowLog(Handler):
     """/slowlog"""
 
@@ -231,6 +249,7 @@ ROUTES: list[tuple[str, type[Handler]]] = [
     ("/drain", control.Drain),
     ("/undrain", control.Undrain),
     ("/events", feed.Events),
+    ("/history", History),
     ("/slowlog", SlowLog),
     ("/plugins", Plugins),
     ("/health", Health),

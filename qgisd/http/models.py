@@ -37,6 +37,13 @@ class EventsQuery(Query):
     """First what came after this event, as far as it is kept."""
 
 
+class HistoryQuery(Query):
+    """GET /history."""
+
+    since: int = 0
+    """Only rows after the one of this number."""
+
+
 class Answer(BaseModel):
     """Base of what is given."""
 
@@ -199,3 +206,23 @@ class CrashReport(Answer):
     detail: str
     requests: list[SeenRequest]
     stack: str
+
+
+class HistoryRow(Answer):
+    """About a minute of a pool."""
+
+    number: int
+    """They are counted from 1 since the daemon started."""
+    seconds: float
+    """How long it is; the last one is not complete."""
+    projects: dict[str, tuple[int, int, int, float]]
+    """Requests, errors, answers of workers and the seconds that these took there, of each project
+    that did something."""
+
+
+class HistoryReport(Answer):
+    """What the projects of a pool did."""
+
+    pool: str
+    rows: list[HistoryRow]
+    """Oldest first, at most an hour."""

@@ -22,6 +22,7 @@ from qgisd.wire import Headers
 from qgisd.words import Outcome, Reason, RequestClass
 
 if TYPE_CHECKING:
+    from qgisd.supervisor.history import Minute
     from qgisd.supervisor.recorder import Crash, Slow
 
 #: Bytes written to a client at once.
@@ -413,6 +414,9 @@ class Service(Protocol):
 
     def stories(self) -> list[Story]:
         """The last requests that ended, oldest first."""
+
+    def history(self, since: int) -> "list[Minute]":
+        """What its projects did by the minute: the rows after that number, oldest first."""
 
     def slowlog(self) -> "list[Slow]":
         """The last slow requests, oldest first."""

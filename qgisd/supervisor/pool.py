@@ -22,6 +22,7 @@ from qgisd.supervisor.cache import Cache, Kept
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.files import ProjectFiles
+from qgisd.supervisor.history import History, Minute
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.measures import Measures
 from qgisd.supervisor.model import Job, Limits, ProjectRef
@@ -85,6 +86,7 @@ class Pool:
         self.recorder = Recorder(slow_s, bulletin.slow)
         self.measures = Measures()
         self.cache = Cache(cache_size)
+        self._history = History(self._loop.time(), self._machine.projects)
         self._tree = Tree(
             name,
             router.endpoint,
@@ -377,19 +379,13 @@ class Pool:
             await asyncio.sleep(self._memory.interval_s)
             used = await self._loop.run_in_executor(None, watchdog.measure, self._tree.pids())
             limit = await self._loop.run_in_executor(None, watchdog.cgroup_limit)
-            workers: dict[int, int] = {}
-            snapshots: dict[tuple[str, int], int] = {}
-            for token, usage in used.items():
-                if token.startswith("worker "):
-                    workers[wire.parse_worker_token(token)] = usage.private
-                elif token.startswith("snapshot "):
-                    generation, project = wire.parse_snapshot_token(token)
-                    snapshots[project, generation] = usage.pss
+            workers, snapshots = watchdog.by_kind(used)
             total = sum(usage.pss for usage in used.values())
             budget = policy.effective_budget(self._memory.total, limit)
             figures = {token: (usage.private, usage.pss) for token, usage in used.items()}
             self.measures.sampled(figures, budget)
             self._handle(e.MemorySampled(workers, snapshots, total, budget))
+            self._history.note(self._loop.time())
 
     # operators
 
@@ -429,6 +425,9 @@ class Pool:
 
     def stories(self) -> list[Story]:
         return list(self.recorder.stories.values())
+
+    def history(self, since: int) -> list[Minute]:
+        return self._history.rows(since, self._loop.time())
 
     def slowlog(self) -> list[Slow]:
         return list(self.recorder.slow)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from qgisd import wire
+
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -31,6 +33,21 @@ def measure(pids: Mapping[str, int]) -> dict[str, Usage]:
             continue
         found[name] = Usage(memory.uss, memory.pss)
     return found
+
+
+def by_kind(
+    used: Mapping[str, Usage],
+) -> tuple[dict[int, int], dict[tuple[str, int], int]]:
+    """Private memory by worker, PSS by project and generation of its snapshot."""
+    workers: dict[int, int] = {}
+    snapshots: dict[tuple[str, int], int] = {}
+    for token, usage in used.items():
+        if token.startswith("worker "):
+            workers[wire.parse_worker_token(token)] = usage.private
+        elif token.startswith("snapshot "):
+            generation, project = wire.parse_snapshot_token(token)
+            snapshots[project, generation] = usage.pss
+    return workers, snapshots
 
 
 def cgroup_limit(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int | None:

@@ -53,7 +53,7 @@ PURE = {
     "supervisor.scheduler", "supervisor.timers", "supervisor.machine", "supervisor.loads",
     "supervisor.breaker", "supervisor.pressure", "supervisor.core", "supervisor.dispatch",
     "supervisor.generations", "supervisor.story", "supervisor.measures", "supervisor.cache",
-    "supervisor.interventions",
+    "supervisor.interventions", "supervisor.history",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "os", "signal", "socket", "subprocess", "time", "tornado", "zmq", "psutil",

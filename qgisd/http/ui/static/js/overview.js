@@ -1,0 +1,319 @@
+// The first page: what takes long, the pools, their projects and workers.
+
+import { actionButton, directButton, drainPool, endNow, reloadPool } from "./actions.js";
+import { projectLink } from "./api.js";
+import { bar, sparkline } from "./chart.js";
+import { h, keyed, mark, row, say, table } from "./dom.js";
+import { bytes, count, rate, span, tally } from "./format.js";
+import { lately, LONG_S, longRunning, minutes, running, store } from "./store.js";
+import { workersTable } from "./workers.js";
+
+/** Rows that are shown before somebody asks for more. */
+const SHOWN = 100;
+
+export function overview() {
+  const long = longPanel();
+  const pools = h("div", { class: "pools" });
+  const projects = projectsPanel();
+  const workers = workersTable("Workers");
+  const element = h(
+    "div",
+    {},
+    h("h1", { class: "hidden" }, "Overview"),
+    long.element,
+    pools,
+    projects.element,
+    h("section", { class: "card" }, workers.element),
+  );
+  return {
+    element,
+    title: "Overview",
+    update() {
+      long.update();
+      keyed(pools, store.pools, (pool) => pool.pool, makePool);
+      projects.update();
+      workers.update(
+        store.pools.flatMap((pool) => pool.workers.map((worker) => ({ ...worker, pool: pool.pool }))),
+      );
+    },
+    tick() {
+      long.update();
+      workers.tick();
+    },
+  };
+}
+
+/** Requests that take long, of one project or of all; each ends with one click. */
+export function longPanel(only = () => true) {
+  const list = h("ul", { class: "long" });
+  const title = h("h2", { "aria-live": "polite" });
+  const element = h(
+    "section",
+    { class: "card alarm", hidden: true },
+    title,
+    h(
+      "p",
+      { class: "muted" },
+      "“End it” acts at once: the worker is killed, its client gets 503 (or a cut connection, if the " +
+        "answer has begun), and another worker is forked when one is wanted. Other requests are not touched.",
+    ),
+    list,
+  );
+  return {
+    element,
+    update() {
+      const found = longRunning().filter(only);
+      element.hidden = found.length === 0;
+      say(title, `${count(found.length, "request")} running for more than ${LONG_S} s`);
+      keyed(list, found, (worker) => `${worker.pool} ${worker.id} ${worker.request_id}`, makeLong);
+    },
+  };
+}
+
+function makeLong(worker) {
+  const time = h("strong", { class: "number" });
+  const element = h(
+    "li",
+    {},
+    time,
+    h(
+      "span",
+      { class: "grow" },
+      h("a", { href: projectLink(worker.pool, worker.project) }, worker.project),
+      ` · ${worker.request_class} · worker ${worker.id} · request `,
+      h("a", { href: `#/request/${encodeURIComponent(worker.request_id)}` }, worker.request_id),
+    ),
+    directButton("End it", () => endNow(worker)),
+  );
+  return { element, update: (now) => say(time, span(running(now))) };
+}
+
+function makePool(pool) {
+  const facts = ["Running", "Waiting", "Workers", "Memory", "Workers ended"].map((name) => {
+    const value = h("dd", {});
+    return { value, element: h("div", {}, h("dt", {}, name), value) };
+  });
+  const state = h("span", { class: "badge" });
+  const version = h("span", { class: "muted" });
+  const drain = h("span", {});
+  let draining = null;
+  let current = pool;
+  const element = h(
+    "section",
+    { class: "card" },
+    h(
+      "div",
+      { class: "head" },
+      h("h2", {}, "Pool ", pool.pool),
+      state,
+      version,
+      h("span", { class: "grow" }),
+      h("div", { class: "buttons" }, actionButton("Reload all …", () => reloadPool(current)), drain),
+    ),
+    h("dl", { class: "facts" }, facts.map((fact) => fact.element)),
+  );
+  return {
+    element,
+    update(now) {
+      current = now;
+      if (draining !== now.draining) {
+        draining = now.draining;
+        const label = draining ? "Undrain …" : "Drain …";
+        drain.replaceChildren(actionButton(label, () => drainPool(current), { danger: !draining }));
+      }
+      const up = now.zygote === "up";
+      say(state, now.draining ? "draining" : up ? "up" : `QGIS ${now.zygote}`);
+      mark(state, "data-state", now.draining ? "stale" : up ? "serving" : "failed");
+      say(version, now.qgis ? `QGIS ${now.qgis}` : "");
+      const [busy, waiting, workers, memory, ended] = facts.map((fact) => fact.value);
+      say(busy, `${now.busy} of ${now.slots}`);
+      say(waiting, now.queued);
+      say(workers, tally(countBy(now.workers, (worker) => worker.state)) || "none");
+      const held = now.projects.reduce((sum, project) => sum + (project.memory_bytes ?? 0), 0);
+      const own = now.workers.reduce((sum, worker) => sum + (worker.private_bytes ?? 0), 0);
+      say(memory, `${bytes(held + own)}: ${bytes(held)} shared, ${bytes(own)} private`);
+      say(ended, tally(sumOf(now.projects.map((project) => project.ended))) || "none");
+    },
+  };
+}
+
+function countBy(items, keyOf) {
+  return sumOf(items.map((item) => ({ [keyOf(item)]: 1 })));
+}
+
+function sumOf(tables) {
+  const sum = {};
+  for (const counts of tables) {
+    for (const [name, number] of Object.entries(counts)) {
+      sum[name] = (sum[name] ?? 0) + number;
+    }
+  }
+  return sum;
+}
+
+const COLUMNS = [
+  ["Project", "name"],
+  ["State", ""],
+  ["Memory", ""],
+  ["Load", "number"],
+  ["Workers", ""],
+  ["Waiting", "number"],
+  ["Requests a minute", ""],
+  ["Latency", ""],
+  ["Errors", "number"],
+  ["Workers ended", ""],
+];
+/** What needs a look comes first. */
+const ORDER = ["failed", "stale", "loading", "serving", "unloaded"];
+
+function projectsPanel() {
+  const { element, body } = table("Projects", COLUMNS, true);
+  const filter = h("input", { type: "search", id: "filter", autocomplete: "off" });
+  const more = h("button", { type: "button", hidden: true });
+  const note = h("p", { class: "muted", role: "status" });
+  let shown = SHOWN;
+  filter.addEventListener("input", () => panel.update());
+  more.addEventListener("click", () => {
+    shown *= 10;
+    panel.update();
+  });
+  const panel = {
+    element: h(
+      "section",
+      { class: "card" },
+      h("div", { class: "head" }, h("h2", { class: "grow" }, "Projects"), h("label", { for: "filter" }, "Find a project"), filter),
+      element,
+      note,
+      more,
+    ),
+    update() {
+      const wanted = filter.value.trim().toLowerCase();
+      const all = store.pools.flatMap((pool) => pool.projects.map((project) => ownMemory(pool, project)));
+      const found = all.filter((project) => project.project.toLowerCase().includes(wanted));
+      found.sort(
+        (a, b) =>
+          ORDER.indexOf(a.state) - ORDER.indexOf(b.state) ||
+          b.requests - a.requests ||
+          a.project.localeCompare(b.project),
+      );
+      const largest = Math.max(1, ...all.map((project) => (project.memory_bytes ?? 0) + project.own));
+      keyed(
+        body,
+        found.slice(0, shown).map((project) => ({ ...project, largest })),
+        (project) => `${project.pool} ${project.project}`,
+        makeProject,
+      );
+      more.hidden = found.length <= shown;
+      say(more, `Show more of ${found.length}`);
+      say(
+        note,
+        all.length === 0
+          ? "No project is loaded. The first request for one loads it."
+          : found.length === 0
+            ? "No project has that in its name."
+            : "",
+      );
+    },
+  };
+  return panel;
+}
+
+function ownMemory(pool, project) {
+  const workers = pool.workers.filter((worker) => worker.project === project.project);
+  const own = workers.reduce((sum, worker) => sum + (worker.private_bytes ?? 0), 0);
+  return { ...project, pool: pool.pool, workers, own };
+}
+
+function makeProject(project) {
+  const { element, cells } = row(COLUMNS);
+  const [name, state, memory, load, workers, waiting, requests, latency, errors, ended] = cells;
+  const badge = h("span", { class: "badge" });
+  const pinned = h("span", { class: "muted" });
+  const problem = h("span", { class: "problem" });
+  name.append(h("a", { href: projectLink(project.pool, project.project) }, project.project));
+  state.append(badge, " ", pinned, problem);
+  const parts = memoryBar();
+  memory.append(parts.element);
+  const dots = h("span", { class: "dots", role: "img" });
+  const perMinute = sparkWithValue();
+  const mean = sparkWithValue();
+  workers.append(dots);
+  requests.append(...perMinute.elements);
+  latency.append(...mean.elements);
+  return {
+    element,
+    update(now) {
+      say(badge, now.state);
+      mark(badge, "data-state", now.state);
+      say(pinned, now.pinned ? "pinned" : "");
+      say(problem, problemOf(now));
+      parts.update(now.memory_bytes, now.own, now.largest);
+      const serving = now.generations.find((one) => one.state === "serving");
+      const bad = serving?.bad_layers.length ?? 0;
+      say(load, serving ? `${span(serving.load_ms / 1000)}${bad ? `, ${count(bad, "bad layer")}` : ""}` : "–");
+      drawDots(dots, now.workers);
+      say(waiting, now.queued);
+      const rows = minutes(now.pool, now.project);
+      const { perMinute: speed, latency: last } = lately(rows);
+      perMinute.update(rows.map((one) => (one.seconds > 5 ? (60 * one.requests) / one.seconds : null)), rate(speed), "requests a minute");
+      mean.update(rows.map((one) => one.latency), span(last), "mean latency");
+      say(errors, now.errors);
+      say(ended, tally(now.ended) || "–");
+    },
+  };
+}
+
+/** What is wrong with a project, in a line; "" if nothing is. */
+export function problemOf(project) {
+  const words = [];
+  if (project.breaker !== "closed") {
+    words.push(`breaker ${project.breaker.replace("_", " ")}: it failed too often`);
+  }
+  if (project.error) {
+    words.push(project.error);
+  }
+  return words.join("; ");
+}
+
+/** Memory held once for all workers of a project against their own. */
+export function memoryBar() {
+  const picture = bar();
+  const words = h("span", { class: "small" });
+  return {
+    element: h("span", { class: "memory" }, picture.element, words),
+    update(shared, own, largest) {
+      const told =
+        shared === null && !own ? "not measured yet" : `${bytes(shared ?? 0)} shared, ${bytes(own)} private`;
+      picture.update([["shared", shared ?? 0], ["private", own]], largest, told);
+      say(words, told);
+    },
+  };
+}
+
+/** A sparkline with its last value beside it. */
+export function sparkWithValue() {
+  const picture = sparkline();
+  const value = h("span", { class: "number" });
+  return {
+    elements: [picture.element, " ", value],
+    update(values, last, what) {
+      picture.update(values, `${what}, the last hour by minutes; now ${last}`);
+      say(value, last);
+    },
+  };
+}
+
+function drawDots(element, workers) {
+  const states = countBy(workers, (worker) => worker.state);
+  mark(element, "aria-label", workers.length ? tally(states) : "no workers");
+  keyed(element, workers, (worker) => worker.id, () => {
+    const dot = h("span", { class: "dot" });
+    return {
+      element: dot,
+      update(worker) {
+        mark(dot, "data-state", worker.state);
+        dot.title = `worker ${worker.id}: ${worker.state}${worker.request_class ? `, ${worker.request_class}` : ""}`;
+      },
+    };
+  });
+}
