@@ -161,6 +161,8 @@ class Projects(Section):
     on_demand: bool = True
     bad_layers: Literal["ignore", "strict"] = "ignore"
     check_interval_s: Seconds = 2
+    watch_data: bool = True
+    data_reload_s: Seconds = 30
 
     @field_validator("roots")
     @classmethod

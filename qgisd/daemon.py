@@ -319,6 +319,9 @@ def limits_of(pool: Pool) -> Limits:
             for pattern, override in pool.overrides.items()
         ),
         backoff_limit_s=pool.backoff_limit_s,
+        data_reload_s=pool.projects.data_reload_s,
+        # Longer than from one look to the next: nothing changed between two.
+        data_settle_s=pool.projects.check_interval_s * 1.5,
     )
 
 
@@ -351,6 +354,7 @@ def zygote_environment(
         network_timeout_s=pool.qgis.network_timeout_s,
         quiesce_s=pool.quiesce_s,
         window=_WINDOW,
+        watch_data=pool.projects.watch_data,
         snapshot=pool.snapshot,
         warmup=pool.warmup,
         warmup_s=pool.warmup_s,

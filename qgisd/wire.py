@@ -12,7 +12,8 @@ Workers speak over ZeroMQ, one ROUTER in the daemon and a DEALER in each worker:
 Zygotes and snapshots speak over a SOCK_SEQPACKET socketpair, descriptors by SCM_RIGHTS:
 
     daemon ─▶ forker   ForkSnapshot, ForkWorker
-    forker ─▶ daemon   Starting, ZygoteReady, Loading, Loaded, Failed, Forked + pidfd, Exited
+    forker ─▶ daemon   Starting, ZygoteReady, Loading, DataFiles*, Loaded, Failed,
+                       Forked + pidfd, Exited
 
 A header is one version byte and a MessagePack array whose first element names the kind.
 The body is a frame of its own, so that it is never copied into a header. Nothing is pickled.
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from qgisd.datafiles import Versions
 from qgisd.errors import WireError
 from qgisd.words import Mode, PluginState
 
@@ -189,6 +191,12 @@ class Loading(Message, frozen=True):
     """The fork came up and has begun to load: it did not catch a lock on its way."""
 
 
+class DataFiles(Message, frozen=True):
+    """Files that layers of the project read. Before Loaded, in as many messages as it takes."""
+
+    files: Versions
+
+
 class BadLayer(msgspec.Struct, frozen=True, array_like=True):
     """A layer that did not load, and what its provider says."""
 
@@ -248,7 +256,7 @@ class Exited(Message, frozen=True):
 ToWorker = Request | Credit | Ping | Stop
 FromWorker = Ready | Head | Chunk | End | Broken | Pong
 ToForker = ForkSnapshot | ForkWorker
-FromForker = Starting | ZygoteReady | Loading | Loaded | Failed | Forked | Exited
+FromForker = Starting | ZygoteReady | Loading | DataFiles | Loaded | Failed | Forked | Exited
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()

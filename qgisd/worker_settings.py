@@ -32,6 +32,8 @@ class ZygoteSettings(msgspec.Struct, frozen=True):
     quiesce_s: float
     #: Bytes of an answer that may be on their way to the daemon before a worker waits.
     window: int
+    #: False: nobody wants to know the data files of a project.
+    watch_data: bool
     #: False: no project is forked, each worker loads its own (`snapshot = false`).
     snapshot: bool
     #: How far a snapshot warms up: "off", "capabilities" or "map"; and seconds that may take.

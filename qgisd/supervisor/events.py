@@ -6,6 +6,7 @@ Events come from HTTP, processes, the catalog and the clock. Instructions are ca
 
 from dataclasses import dataclass, field
 
+from qgisd.datafiles import Versions
 from qgisd.errors import RequestError
 from qgisd.supervisor.model import Job, ProjectRef
 from qgisd.wire import BadLayer, WarmUp
@@ -68,6 +69,7 @@ class SnapshotLoaded:
     bad_layers: list[BadLayer]
     load_ms: float
     warmup: WarmUp = field(default_factory=WarmUp)
+    data_files: Versions = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,16 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
+class DataChanged:
+    """A data file of this generation is not what it was at the last look."""
+
+    project: str
+    generation: int
+    #: One that changed, for the log.
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Vanished:
     """The file of a project is gone."""
 
@@ -253,6 +265,7 @@ Event = (
     | WorkerConfused
     | MemorySampled
     | Changed
+    | DataChanged
     | Vanished
     | LoadOrdered
     | ReloadOrdered

@@ -1,13 +1,15 @@
 """The project files of a pool: what MAP means, and the watch on what changes.
 
-Files are looked at in a thread, as their folder may be on a network that stalls. Polled rather
-than notified: inotify sees nothing of what another machine does on NFS.
+The data files of what is loaded are looked at, too. All in a thread, as their folder may be on a
+network that stalls. Polled rather than notified: inotify sees nothing of what another machine does
+on NFS.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from qgisd import datafiles
 from qgisd.errors import ProjectNotFound
 from qgisd.supervisor import events as e
 from qgisd.supervisor.catalog import Catalog, version_of
@@ -17,10 +19,12 @@ from qgisd.supervisor.model import Project, ProjectRef, Version
 _KNOWN = 4096
 #: Editors replace a file by removing it first: gone is what is missing so many times.
 _MISSES = 2
+#: Of the time, a look at data files takes one part in so many: there may be 100,000 of them.
+_DATA_SHARE = 50
 
 
 class ProjectFiles:
-    """Resolves names and emits Changed and Vanished for the files of `projects`.
+    """Resolves names; emits Changed, Vanished and DataChanged for the files of `projects`.
 
     restart_file: a file that means ReloadOrdered(None) when it is touched; "" for none.
     """
@@ -46,6 +50,9 @@ class ProjectFiles:
         self._missed: dict[str, int] = {}
         #: Every pinned project that is there has been ordered.
         self.pinned_ordered = False
+        #: Key → generation, and its data files at the last look.
+        self._seen: dict[str, tuple[int, datafiles.Versions]] = {}
+        self._next_data_look = 0.0
 
     def known(self, name: str) -> ProjectRef | None:
         """See exchange.Service."""
@@ -70,6 +77,7 @@ class ProjectFiles:
             missing = [name for name in missing if not await self._pin(name)]
             try:
                 await self.check()
+                await self._check_data()
             except OSError as error:
                 self._log.warning("cannot look at project files: %s", error)
 
@@ -123,3 +131,29 @@ class ProjectFiles:
             if self._missed[key] >= _MISSES:
                 del self._missed[key]
                 self._emit(e.Vanished(key))
+
+    async def _check_data(self) -> None:
+        """Compare the data files of what serves with what they were at the last look."""
+        if self._loop.time() < self._next_data_look:
+            return
+        serving = [
+            (key, project.serving.number, project.serving.data_files)
+            for key, project in self._projects.items()
+            if project.serving is not None and project.serving.data_files
+        ]
+        paths = {path for _, _, files in serving for path in files}
+        begun = self._loop.time()
+        found = await self._loop.run_in_executor(
+            None, lambda: {path: datafiles.version_of(path) for path in paths}
+        )
+        ended = self._loop.time()
+        self._next_data_look = ended + _DATA_SHARE * (ended - begun)
+        last, self._seen = self._seen, {}
+        for key, number, at_load in serving:
+            seen, before = last.get(key, (0, at_load))
+            before = before if seen == number else at_load
+            now = {path: found[path] for path in at_load}
+            self._seen[key] = (number, now)
+            changed = next((path for path in now if now[path] != before[path]), None)
+            if changed is not None:
+                self._emit(e.DataChanged(key, number, changed))

@@ -86,7 +86,7 @@ class Generations(Dispatch):
         generation.state = advance(GENERATION, generation.state, "loaded", project.key)
         generation.mode, generation.why = event.mode, event.why
         generation.layers, generation.bad_layers = event.layers, event.bad_layers
-        generation.load_ms = event.load_ms
+        generation.load_ms, generation.data_files = event.load_ms, event.data_files
         generation.warmup = event.warmup
         generation.snapshot = event.mode is Mode.FORKED
         self._out.append(e.LoadEnded(project.key, True, event.load_ms / 1000))
@@ -117,6 +117,7 @@ class Generations(Dispatch):
         self._out.append(e.Settled(project.key, generation.number, True, detail))
         if before is not None:
             self._retire(project, before, Reason.RELOAD)
+        self.timers.cancel(("data", project.key))
         self._await_healing(project)
         if generation.version != project.version:
             self._new_generation(project, Reason.RELOAD)
@@ -285,5 +286,6 @@ class Generations(Dispatch):
             return
         if next(project.generations(), None) is None:
             self.projects.pop(project.key, None)
+            self.timers.cancel(("data", project.key))
             self.timers.cancel(("retry", project.key))
             self.timers.cancel(("heal", project.key))

@@ -6,13 +6,13 @@ What is loaded, and when it takes over, is in `generations.py`.
 from qgisd.errors import LoopDetected, ProjectNotFound, ProjectUnusable, RequestError, Unavailable
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
-from qgisd.supervisor.generations import Generations
 from qgisd.supervisor.model import MOST_DEPTH, Generation, Job, Project, ProjectRef, Zygote
+from qgisd.supervisor.outdated import Outdated
 from qgisd.supervisor.states import ZYGOTE, GenerationState, ZygoteState, advance
 from qgisd.words import Mode, NoteKind, Reason
 
 
-class Loads(Generations):
+class Loads(Outdated):
     """Base of `machine.Machine`: see there."""
 
     # zygotes

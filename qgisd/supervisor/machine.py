@@ -53,6 +53,7 @@ class Machine(Interventions):
             e.WorkerConfused: self._on_worker_confused,
             e.MemorySampled: self._on_memory_sampled,
             e.Changed: self._on_changed,
+            e.DataChanged: self._on_data_changed,
             e.Vanished: self._on_vanished,
             e.LoadOrdered: self._on_load_ordered,
             e.ReloadOrdered: self._on_reload_ordered,
@@ -113,7 +114,7 @@ class Machine(Interventions):
             self._maybe_forget(project)
             return
         project.counters.requests += 1
-        project.last_used = self.now
+        self._used(project)
         self.jobs[job.id] = job
         self.timers.set(("job", job.id), job.deadline)
         self._need_generation(project)
@@ -123,7 +124,7 @@ class Machine(Interventions):
         if project is not None:
             project.counters.requests += 1
             project.counters.cached += 1
-            project.last_used = self.now
+            self._used(project)
 
     def _on_gone(self, event: e.Gone) -> None:
         job = self.jobs.get(event.job)
@@ -402,6 +403,8 @@ class Machine(Interventions):
             self._on_retry_due(key[1])
         elif kind == "heal":
             self._on_heal_due(key[1])
+        elif kind == "data":
+            self._on_data_due(key[1])
         elif kind == "load":
             self._on_load_deadline(key[1], key[2])
         elif kind == "zygote":

@@ -6,6 +6,7 @@ Only `machine.py` changes them; `pool.py` and `stats.py` read them.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from qgisd.datafiles import Versions
 from qgisd.supervisor.breaker import Breaker
 from qgisd.supervisor.states import GenerationState, JobState, WorkerState, ZygoteState
 from qgisd.wire import BadLayer, WarmUp
@@ -65,6 +66,10 @@ class Limits:
     breaker_pause_s: float
     #: Longest pause between attempts to start or load what failed.
     backoff_limit_s: float
+    #: Longest pause between loads for data that changes all the time.
+    data_reload_s: float
+    #: Data that did not change for so long is written to its end.
+    data_settle_s: float
     #: Pattern of keys → workers and queue of the projects it fits, None as for all.
     overrides: tuple[tuple[str, int | None, int | None], ...] = ()
 
@@ -159,6 +164,12 @@ class Generation:
     warmup: WarmUp = field(default_factory=WarmUp)
     #: Since when its project is served without a break, by it or those before it.
     serves_since: float = 0.0
+    #: What its layers read, as they were at the load.
+    data_files: Versions = field(default_factory=dict)
+    #: Since when they are known to have changed.
+    outdated_since: float | None = None
+    #: Outdated, and to be loaded again with the next request.
+    awaits_use: bool = False
     #: A snapshot process exists for it.
     snapshot: bool = False
     boot_failures: int = 0
@@ -218,6 +229,9 @@ class Project:
     retry_at: float = 0.0
     #: Loads in a row that were to bring back layers whose source did not answer.
     heals: int = 0
+    #: Loads in a row for data that changed, and when the next may begin.
+    data_loads: int = 0
+    data_not_before: float = 0.0
     #: Loads given up in a row because the file had changed again meanwhile.
     overtaken: int = 0
     #: PSS of the snapshot at the last sample, bytes.

@@ -26,6 +26,17 @@ def backoff(failures: int, limit_s: float, jitter: float) -> float:
     return wait * (1 + 0.2 * jitter)
 
 
+def longest_data_pause(data_reload_s: float, load_s: float) -> float:
+    """Seconds between loads for data that changes all the time: at least ten times what one takes,
+    so that they cost a tenth of a core at most."""
+    return max(data_reload_s, 10 * load_s)
+
+
+def data_pause(loads: int, load_s: float, longest: float) -> float:
+    """Seconds to wait after the `loads`-th load in a row for changed data."""
+    return min(longest, max(1.0, load_s) * 2.0 ** min(loads - 1, 30))
+
+
 def moving_average(known: float | None, measured: float) -> float:
     """The cost estimate after one more measurement, in seconds."""
     return measured if known is None else known + _NEWEST * (measured - known)

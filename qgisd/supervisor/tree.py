@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from qgisd import channel, wire
+from qgisd.datafiles import Versions
 from qgisd.supervisor import autopsy
 from qgisd.supervisor import events as e
 from qgisd.supervisor.process import Child, Control, Lifeline, orphans, start_zygote
@@ -54,6 +55,8 @@ class _Forker:
         self.doing = ""
         #: Tokens ordered from it whose Forked has not come.
         self.pending: set[str] = set()
+        #: Of a snapshot that loads: the data files that it has told of.
+        self.data_files: Versions = {}
 
 
 class Tree:
@@ -226,8 +229,11 @@ class Tree:
                     message.bad_layers,
                     message.load_ms,
                     message.warmup,
+                    forker.data_files,
                 )
             )
+        elif isinstance(message, wire.DataFiles):
+            forker.data_files |= message.files
         elif isinstance(message, wire.Failed):
             forker.message = message.message
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from qgisd import wire
+from qgisd.datafiles import Versions
 
 
 class LoadError(Exception):
@@ -38,6 +39,10 @@ class Project:
     bad_layers: list[wire.BadLayer]
     #: Why this project must not be forked though it may be single-threaded; "" if it may.
     unforkable: str = ""
+    #: What its layers read, as far as it is local; nothing if that is not watched.
+    data_files: Versions = field(default_factory=dict)
+    #: For the log.
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ A project is a text file of `key = value` lines; a request's query says what to 
 
     project    load_s · fail · crash · hang · thread (seconds it lives, or "stay")
                boot_hang · boot_crash (of workers)
-               layers · text (answered by /?do=text)
+               layers · text (answered by /?do=text) · data (path of a data file, or several)
                warm_capabilities · warm_map (queries, space between them: what it is warmed up by)
     request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang | exit&code=
                | crash&signal=&after=head | leak&mb= | garbage | break | stop (SIGSTOP)
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
 from qgisd import wire
+from qgisd.datafiles import version_of
 from qgisd.worker.backend import Answer, LoadError, Project, Started, WarmStep
 
 
@@ -31,7 +32,8 @@ class FakeBackend:
 
     zygote_threads: tuple[str, ...] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, watch_data: bool) -> None:
+        self._watch_data = watch_data
         self._project: dict[str, str] = {}
         self._leak: list[bytes] = []
         self._served = 0
@@ -66,7 +68,9 @@ class FakeBackend:
             life = self._project["thread"]
             seconds = 3600.0 if life == "stay" else float(life)
             threading.Thread(target=time.sleep, args=(seconds,), daemon=True).start()
-        return Project(int(self._project.get("layers", "1")), [])
+        watched = self._project.get("data", "").split() if self._watch_data else []
+        data = {name: version_of(name) for name in watched}
+        return Project(int(self._project.get("layers", "1")), [], data_files=data)
 
     def quiesce(self) -> None:
         """Nothing to end."""

@@ -12,6 +12,7 @@ from qgis.core import Qgis, QgsProject, QgsProjectBadLayerHandler
 from qgis.server import QgsServerProjectUtils, QgsServerSettings
 
 from qgisd import wire
+from qgisd.worker import datafiles
 from qgisd.worker.backend import LoadError, Project
 
 #: Providers whose state does not survive a fork, with the failure that was seen. None so far:
@@ -67,14 +68,17 @@ def _new_project() -> QgsProject:
     return QgsProject()
 
 
-def load(path: str, settings: QgsServerSettings, strict: bool) -> tuple[QgsProject, Project]:
+def load(
+    path: str, settings: QgsServerSettings, strict: bool, watch_data: bool
+) -> tuple[QgsProject, Project]:
     """Read the project at `path`. Raises LoadError with a text for operators.
 
     strict: any bad layer that is not restricted (QgsServerProjectUtils.wmsRestrictedLayers) is
     an error; otherwise such layers are reported and left out, as with
-    QGIS_SERVER_IGNORE_BAD_LAYERS.
+    QGIS_SERVER_IGNORE_BAD_LAYERS. watch_data: tell of the files that its layers read.
     """
     _check_root(path)
+    begun = datafiles.now_ns()
     project = _new_project()
     handler = _BadLayers()
     project.setBadLayerHandler(handler)
@@ -96,7 +100,11 @@ def load(path: str, settings: QgsServerSettings, strict: bool) -> tuple[QgsProje
         raise LoadError(f"layers that cannot be opened: {', '.join(forbidden)}")
     providers = {layer.providerType() for layer in layers.values()}
     why = "; ".join(UNFORKABLE_PROVIDERS[name] for name in providers & set(UNFORKABLE_PROVIDERS))
-    return project, Project(len(layers), bad, why)
+    if not watch_data:
+        return project, Project(len(layers), bad, why)
+    files, more = datafiles.versions_of(layers.values(), begun)
+    notes = [f"it has more than {datafiles.MOST} data files: the rest is not watched"]
+    return project, Project(len(layers), bad, why, files, notes if more else [])
 
 
 def _check_root(path: str) -> None:

@@ -108,7 +108,9 @@ class QgisBackend:
             return self._with_plugins(Project(0, []))
         server_settings = QgsServerSettings()
         server_settings.load()
-        self._project, project = projects.load(path, server_settings, self._settings.strict_layers)
+        self._project, project = projects.load(
+            path, server_settings, self._settings.strict_layers, self._settings.watch_data
+        )
         self._server.serverInterface().removeConfigCacheEntry(self._project.fileName())
         return self._with_plugins(project)
 

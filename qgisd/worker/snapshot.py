@@ -21,6 +21,8 @@ from qgisd.worker_settings import ZygoteSettings
 
 #: Bad layers reported at most; a control message has a bound.
 _MOST_BAD_LAYERS = 100
+#: Data files in one control message: the path of one has up to 1,000 bytes.
+_FILES_AT_ONCE = 100
 
 
 def run_snapshot(
@@ -57,8 +59,11 @@ def run_snapshot(
         wire.BadLayer(layer.name[:200], layer.provider[:40], layer.message[:500])
         for layer in project.bad_layers[:_MOST_BAD_LAYERS]
     ]
+    files = list(project.data_files.items())
+    for first in range(0, len(files), _FILES_AT_ONCE):
+        channel.send(control, wire.DataFiles(dict(files[first : first + _FILES_AT_ONCE])))
     warmup = wire.WarmUp(warmed.level, warmed.detail[:500], warmed.why[:500])
-    loaded = wire.Loaded(mode, why[:500], project.layers, bad, load_ms, [], warmup)
+    loaded = wire.Loaded(mode, why[:500], project.layers, bad, load_ms, project.notes, warmup)
     channel.send(control, loaded)
     if mode is Mode.LOADED:
         os._exit(0)

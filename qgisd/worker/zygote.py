@@ -24,7 +24,7 @@ def make_backend(settings: ZygoteSettings) -> Backend:
     if settings.backend == "fake":
         from qgisd.worker.fake import FakeBackend
 
-        return FakeBackend()
+        return FakeBackend(settings.watch_data)
     from qgisd.worker.qgis_server import QgisBackend
 
     return QgisBackend(settings)

@@ -45,6 +45,8 @@ FIGURES: dict[str, Any] = {
     "lend_after_s": 1.0,
     "lent_workers": 4,
     "backoff_limit_s": 60.0,
+    "data_reload_s": 30.0,
+    "data_settle_s": 3.0,
     "worker_memory": 512 << 20,
     "max_requests": 0,
     "breaker_failures": 5,

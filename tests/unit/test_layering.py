@@ -19,7 +19,7 @@ LONGEST = 450
 _BASE = {"errors", "words"}
 _COMMON = _BASE | {
     "wire", "config", "config_tree", "secret_files", "log", "journal", "repeats", "channel",
-    "sdnotify", "worker_settings",
+    "sdnotify", "worker_settings", "datafiles",
 }  # fmt: skip
 _ALL = _COMMON | {"supervisor", "worker", "http"}
 ALLOWED: dict[str, set[str]] = (
@@ -54,6 +54,7 @@ PURE = {
     "supervisor.breaker", "supervisor.pressure", "supervisor.core", "supervisor.dispatch",
     "supervisor.generations", "supervisor.story", "supervisor.measures", "supervisor.cache",
     "supervisor.interventions", "supervisor.history",
+    "supervisor.outdated",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "os", "signal", "socket", "subprocess", "time", "tornado", "zmq", "psutil",

@@ -115,6 +115,12 @@ class Mischief:
         self.world.files[key] = self.world.files.get(key, 1) + 1
         self.world.tell(e.Changed(ref(key, self.world.files[key])))
 
+    def data_changes(self, which: int) -> None:
+        project = self.world.machine.projects.get(KEYS[which % 3])
+        if project is not None and project.serving is not None:
+            number = project.serving.number - which // 3 % 2  # or of one that served before
+            self.world.tell(e.DataChanged(project.key, number, "/data"))
+
     def file_vanishes(self, which: int) -> None:
         key = KEYS[which % 3]
         self.world.files[key] = 0
@@ -215,6 +221,7 @@ MOVES: list[tuple[Callable[[Mischief, int], None], int]] = [
     (Mischief.snapshot_dies, 2),
     (Mischief.project_is_not_forkable, 1),
     (Mischief.file_changes, 2),
+    (Mischief.data_changes, 4),
     (Mischief.file_vanishes, 1),
     (Mischief.reload_is_ordered, 2),
     (Mischief.load_is_ordered, 2),

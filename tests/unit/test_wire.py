@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qgisd import wire
+from qgisd.datafiles import Versions
 from qgisd.errors import WireError
 from qgisd.words import Mode, PluginState
 
@@ -26,6 +27,7 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | TEXT,
     Mode: st.sampled_from(Mode),
     list[str]: st.lists(TEXT, max_size=4),
+    Versions: st.dictionaries(TEXT, st.none() | st.tuples(NUMBER, NUMBER, NUMBER), max_size=4),
     wire.Headers: st.lists(st.tuples(TEXT, TEXT), max_size=4),
     list[wire.BadLayer]: st.lists(BAD_LAYER, max_size=4),
     list[wire.Plugin]: st.lists(PLUGIN, max_size=4),
@@ -74,7 +76,7 @@ def test_a_message_is_refused_in_every_other_direction(
 ) -> None:
     fields = msgspec.structs.fields(kind)
     plain: dict[Any, Any] = {int: 1, float: 1.0, str: "x", bool: True, Mode: Mode.FORKED}
-    plain |= {str | None: None, wire.WarmUp: wire.WarmUp()}
+    plain |= {str | None: None, wire.WarmUp: wire.WarmUp(), Versions: {}}
     message = kind(**{field.name: plain.get(field.type, []) for field in fields})
     assert decode(wire.encode(message)) == message
     for other, refusing in DIRECTIONS:
