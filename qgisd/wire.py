@@ -50,12 +50,16 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Request(Message, frozen=True):
-    """Work. The body of a POST is the next frame; `url` is absolute, as the client sees it."""
+    """Work. The body of a POST is the next frame; `url` is absolute, as the client sees it.
+
+    `writes` says that it may change data.
+    """
 
     id: int
     method: str
     url: str
     headers: Headers
+    writes: bool = False
 
 
 class Credit(Message, frozen=True):

@@ -89,6 +89,12 @@ class Generations(Dispatch):
         generation.load_ms, generation.data_files = event.load_ms, event.data_files
         generation.warmup = event.warmup
         generation.snapshot = event.mode is Mode.FORKED
+        if generation.for_data and project.serving is not None:
+            lost = policy.layers_lost(project.serving.bad_layers, event.bad_layers)
+            if lost:
+                message = f"its data changed, and these do not open: {', '.join(sorted(lost))}"
+                self._fail_generation(project, generation, message)
+                return
         self._out.append(e.LoadEnded(project.key, True, event.load_ms / 1000))
         # As many workers as the generation before keeps: the switch must not be felt.
         wanted = project.serving.live() if project.serving else 0
@@ -227,6 +233,8 @@ class Generations(Dispatch):
         self._note(40, text, project.key, NoteKind.LOAD_FAILED, generation.number, 0, reason)
         self._cancel(project, generation, message, reason)
         project.overtaken = 0
+        if generation.for_data and serving is not None:
+            self.timers.set(("data", project.key), project.retry_at)
         self._await_healing(project)
         if generation.version != project.version and project.coming is None:
             self._new_generation(project, Reason.RELOAD)  # it was of an older file

@@ -164,6 +164,8 @@ class Generation:
     warmup: WarmUp = field(default_factory=WarmUp)
     #: Since when its project is served without a break, by it or those before it.
     serves_since: float = 0.0
+    #: It is loaded because the data of the one before changed, and not the project.
+    for_data: bool = False
     #: What its layers read, as they were at the load.
     data_files: Versions = field(default_factory=dict)
     #: Since when they are known to have changed.

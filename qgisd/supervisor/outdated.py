@@ -8,6 +8,9 @@ was since replaced. So a change of a data file makes a new generation, beside th
 - never sooner after the load before than a pause that doubles with each such load, from the time
   that a load takes up to `longest` (policy.longest_data_pause): a tenth of a core at most;
 - not before somebody asks for the project again: what nobody uses is not loaded twice.
+
+A generation in which a layer does not open that does in the one that serves is refused: the file
+may be half written, or its database away for a moment. It is tried again (`generations.py`).
 """
 
 from qgisd.supervisor import events as e
@@ -44,8 +47,10 @@ class Outdated(Generations):
         if project is None or serving is None or serving.outdated_since is None:
             return
         if project.coming is not None or self.over_budget:
-            # What comes may be of the data before; and it may come to nothing.
+            # What comes may come to nothing.
             self.timers.set(("data", key), self.now + self.limits.data_reload_s)
+        elif self.now < project.data_not_before:
+            self.timers.set(("data", key), project.data_not_before)
         elif project.last_used < serving.since:
             serving.awaits_use = True
         else:
@@ -66,3 +71,5 @@ class Outdated(Generations):
         pause = policy.data_pause(project.data_loads, load_s, longest)
         project.data_not_before = self.now + load_s + pause
         self._new_generation(project, Reason.RELOAD)
+        assert project.coming is not None
+        project.coming.for_data = True

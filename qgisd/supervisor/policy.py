@@ -26,6 +26,11 @@ def backoff(failures: int, limit_s: float, jitter: float) -> float:
     return wait * (1 + 0.2 * jitter)
 
 
+def layers_lost(before: Iterable[BadLayer], after: Iterable[BadLayer]) -> set[str]:
+    """Names of the layers that do not open now and did before."""
+    return {layer.name for layer in after} - {layer.name for layer in before}
+
+
 def longest_data_pause(data_reload_s: float, load_s: float) -> float:
     """Seconds between loads for data that changes all the time: at least ten times what one takes,
     so that they cost a tenth of a core at most."""

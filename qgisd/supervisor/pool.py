@@ -351,7 +351,8 @@ class Pool:
             return  # its client left in this very moment; Gone is on its way
         order = exchange.order
         self.recorder.sent(do.worker, order)
-        request = wire.Request(do.job, order.method, order.url, order.headers)
+        writes = order.cls is RequestClass.WRITE
+        request = wire.Request(do.job, order.method, order.url, order.headers, writes)
         if not self._router.send(self._identity(do.worker), request, order.body):
             self._handle(e.WorkerConfused(do.worker, "it is not connected"))
 

@@ -22,7 +22,7 @@ from qgis.server import (
 )
 
 from qgisd import wire
-from qgisd.worker import fork, nesting, plugins, projects, warmup
+from qgisd.worker import fork, nesting, plugins, projects, warmup, writes
 from qgisd.worker.backend import Answer, LoadError, Project, Started, WarmStep
 from qgisd.worker.fork import HARMLESS_IN_ZYGOTE
 from qgisd.worker_settings import ZygoteSettings
@@ -158,7 +158,8 @@ class QgisBackend:
         response = self._response = _Response(answer, filtered)
         nesting.enter(request.headers)
         try:
-            self._server.handleRequest(qgis_request, response, self._project)
+            with writes.keeping_the_journal(request.writes):
+                self._server.handleRequest(qgis_request, response, self._project)
         except Exception as error:  # a plugin's, out of a virtual method
             print(f"request failed: {type(error).__name__}: {error}", file=sys.stderr)
             response.broken = f"{type(error).__name__} in QgsServer.handleRequest"

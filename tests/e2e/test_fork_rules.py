@@ -326,7 +326,10 @@ def test_what_another_process_writes_to_a_geopackage_is_served_at_once(
     connection = sqlite3.connect(path)
     assert connection.execute(f"PRAGMA journal_mode={journal}").fetchone() == (journal.lower(),)
     connection.close()
-    daemon = real_daemons(roots, pool="workers = 4\nproject_workers = 4")
+    # These workers, and not those of a load after the edit.
+    daemon = real_daemons(
+        roots, pool="workers = 4\nproject_workers = 4", projects="watch_data = false"
+    )
     workers = four_workers(daemon, mixed)
     written: list[str] = []
     for number in range(5):
@@ -407,7 +410,10 @@ def test_a_transaction_through_one_worker_is_seen_by_the_others(
     connection = sqlite3.connect(path)
     assert connection.execute(f"PRAGMA journal_mode={journal}").fetchone() == (journal.lower(),)
     connection.close()
-    daemon = real_daemons(roots, pool="workers = 4\nproject_workers = 4")
+    # These workers, and not those of a load after the edit.
+    daemon = real_daemons(
+        roots, pool="workers = 4\nproject_workers = 4", projects="watch_data = false"
+    )
     workers = four_workers(daemon, mixed)
     for number in range(4):
         old, new = f"old {number}", f"new {number}"

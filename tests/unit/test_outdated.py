@@ -6,7 +6,8 @@ import pytest
 
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
-from tests.unit.driver import FIGURES, World
+from qgisd.wire import BadLayer
+from tests.unit.driver import FIGURES, World, ref
 
 A, B = "a.qgs", "b.qgs"
 SETTLE, LONGEST = FIGURES["data_settle_s"], FIGURES["data_reload_s"]
@@ -221,3 +222,53 @@ def test_projects_do_not_wait_for_each_other() -> None:
     change(w, B)
     w.wait(SETTLE)
     assert loads(w) == 4
+
+
+def test_data_that_does_not_open_leaves_the_old_one_serving_until_it_does() -> None:
+    w = world()
+    before = w.project(A).serving
+    change(w)
+    w.bad_layers[A] = [BadLayer("roads", "ogr", "not recognized as a supported file format")]
+    w.wait(SETTLE)
+    w.settle()
+    assert loads(w) == 2
+    assert w.project(A).serving is before
+    assert "do not open: roads" in w.project(A).error
+    tries = []
+    for _ in range(400):
+        ask(w)
+        w.wait(1)
+        if w.project(A).coming is not None:
+            tries.append(w.now)
+            w.settle()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert gaps == sorted(gaps) and 60 <= gaps[-1] <= 62  # backoff_limit_s
+    w.bad_layers[A] = []
+    w.wait(62)
+    w.settle()
+    assert w.project(A).serving is not before
+    assert w.project(A).error == ""
+    count = loads(w)
+    w.wait(1000)
+    assert loads(w) == count
+
+
+def test_a_layer_that_was_bad_before_does_not_stand_in_the_way() -> None:
+    w = World(idle_worker_s=1e6, ping_interval_s=1e6)
+    w.start()
+    w.bad_layers[A] = [BadLayer("gone", "ogr", "no such file")]
+    w.serve(A)
+    before = w.project(A).serving
+    w.wait(100)
+    change(w)
+    w.wait(SETTLE)
+    w.settle()
+    assert w.project(A).serving is not before
+
+
+def test_a_changed_project_file_is_taken_with_whatever_layers_it_has() -> None:
+    w = world()
+    w.bad_layers[A] = [BadLayer("new", "ogr", "no such file")]
+    w.tell(e.Changed(ref(A, 2)))
+    w.settle()
+    assert len(w.project(A).serving.bad_layers) == 1  # type: ignore[union-attr]
