@@ -3,9 +3,9 @@
 QGIS puts a GeoPackage into WAL mode for as long as it edits it, and reads one that is in rollback
 mode without locks (NOLOCK, GDAL 3.4.2 and later). Who has it open in that way cannot read WAL: all
 its answers are empty, with status 200, until the file is put back; and it is not put back while
-somebody who came meanwhile has it open. Beside one that writes by WFS-T, 72 of 100 answers of
-three plain servers were empty, and of three workers 8 to 20 (docs/writers.md). With the journal
-set, QGIS leaves the mode alone.
+somebody who came meanwhile has it open. Beside one that writes by WFS-T, three of four answers of
+plain servers are empty, and one of ten of our workers' (docs/writers.md). With the journal set,
+QGIS leaves the mode alone.
 """
 
 import os
