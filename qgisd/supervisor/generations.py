@@ -89,13 +89,13 @@ class Generations(Dispatch):
         generation.load_ms, generation.data_files = event.load_ms, event.data_files
         generation.warmup = event.warmup
         generation.snapshot = event.mode is Mode.FORKED
+        self._out.append(e.LoadEnded(project.key, True, event.load_ms / 1000))
         if generation.for_data and project.serving is not None:
             lost = policy.layers_lost(project.serving.bad_layers, event.bad_layers)
             if lost:
                 message = f"its data changed, and these do not open: {', '.join(sorted(lost))}"
                 self._fail_generation(project, generation, message)
                 return
-        self._out.append(e.LoadEnded(project.key, True, event.load_ms / 1000))
         # As many workers as the generation before keeps: the switch must not be felt.
         wanted = project.serving.live() if project.serving else 0
         wanted = max(wanted, 1 if project.pinned or self.queue.waiting(project.key) else 0)
