@@ -191,6 +191,7 @@ class Qgis(Section):
     required_plugins: list[str] = []
     py_qgis_server: bool = False
     network_timeout_s: Seconds = 10
+    log_level: Literal["critical", "warning", "info"] = "warning"
     env: dict[str, str] = {}
 
 

@@ -53,6 +53,8 @@ _LOOK_S = 0.02
 #: Without a request on its open connections for so long, the daemon ends: what a proxy sends right
 #: after it has connected is still answered.
 _QUIET_S = 0.1
+#: QGIS_SERVER_LOG_LEVEL by pool.qgis.log_level.
+_QGIS_LEVELS = {"info": "0", "warning": "1", "critical": "2"}
 #: Removed from the environment of a zygote: they change what QGIS or Qt does behind our back.
 _UNWANTED = {
     "DISPLAY", "WAYLAND_DISPLAY", "QGIS_PROJECT_FILE", "PYTHONHOME",
@@ -376,7 +378,7 @@ def zygote_environment(
         "QGIS_DISABLE_MESSAGE_HOOKS": "1",
         "QGIS_NO_OVERRIDE_IMPORT": "1",
         "QGIS_SERVER_LOG_STDERR": "1",
-        "QGIS_SERVER_LOG_LEVEL": "2",
+        "QGIS_SERVER_LOG_LEVEL": _QGIS_LEVELS[pool.qgis.log_level],
         "QT_LOGGING_RULES": "*.debug=false;*.warning=false",
         "PGCONNECT_TIMEOUT": str(math.ceil(pool.qgis.network_timeout_s)),
         # OpenBLAS (by way of GDAL) starts a thread per core as soon as it is loaded: rule 1.

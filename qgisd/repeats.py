@@ -1,7 +1,7 @@
 """A rate limit for the log: what is said again and again is said a few times, then counted.
 
-What is the same is a matter of logger and template; where a message has no arguments, its
-numbers do not count. Lines of requests (`safe`, see log.py) are never left out: each is asked for.
+What is the same is a matter of logger, level and template, less its numbers. Lines of requests
+(`safe`, see log.py) are never left out: each is asked for.
 """
 
 import logging
@@ -47,8 +47,7 @@ class Repeats(logging.Filter):
         """Whether to show it."""
         if getattr(record, "safe", False) or getattr(record, "told", False):
             return True
-        text = str(record.msg)
-        key = (record.name, record.levelno, text if record.args else _NUMBERS.sub("#", text))
+        key = (record.name, record.levelno, _NUMBERS.sub("#", str(record.msg)))
         now = self._clock()
         seen = self._seen.get(key)
         if seen is not None and now - seen.since >= WINDOW_S:

@@ -143,6 +143,11 @@ class Exchange:
         self._sink.told(story)
 
     @property
+    def request_id(self) -> str:
+        """X-Request-Id."""
+        return self.order.request_id
+
+    @property
     def status(self) -> int:
         """What the client was told, or 0."""
         return self._sink.status

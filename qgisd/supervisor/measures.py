@@ -87,7 +87,7 @@ class Measures:
         #: what the pool uses: a page that n processes share counts 1/n in each (PSS).
         self.memory: dict[tuple[str, str], int] = {}
         self.memory_limit = 0
-        #: Instructions that are counted, besides being carried out.
+        #: Instructions that are counted.
         self.counted: Mapping[type, Callable[[Any], None]] = {
             e.StartZygote: lambda do: self._forked("zygote"),
             e.ForkSnapshot: lambda do: self._forked("snapshot"),
@@ -96,6 +96,11 @@ class Measures:
             e.WorkerEnded: lambda do: self.ends.update((do.reason,)),
             e.Retry: self._retried,
         }
+
+    def count(self, performers: dict[type, Callable[[Any], None]]) -> None:
+        """Have instructions counted, besides being carried out as before."""
+        for kind, counted in self.counted.items():
+            performers[kind] = _both(counted, performers[kind])
 
     def told(self, story: Story) -> None:
         """A request has come to its end."""
@@ -144,3 +149,11 @@ class Measures:
 
     def _retried(self, do: e.Retry) -> None:
         self.retries += 1
+
+
+def _both(one: Callable[[Any], None], other: Callable[[Any], None]) -> Callable[[Any], None]:
+    def do(instruction: Any) -> None:
+        one(instruction)
+        other(instruction)
+
+    return do

@@ -16,12 +16,13 @@ from typing import Any
 from qgisd import wire
 from qgisd.errors import WireError
 from qgisd.supervisor import events as e
-from qgisd.supervisor import policy, watchdog
+from qgisd.supervisor import watchdog
 from qgisd.supervisor.bulletin import Bulletin
 from qgisd.supervisor.cache import Cache, Kept
 from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.files import ProjectFiles
+from qgisd.supervisor.hearing import Hearing
 from qgisd.supervisor.history import History, Minute
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.measures import Measures
@@ -87,12 +88,14 @@ class Pool:
         self.measures = Measures()
         self.cache = Cache(cache_size)
         self._history = History(self._loop.time(), self._machine.projects)
+        self._hearing = Hearing(name, self._machine.workers, self._request_id)
         self._tree = Tree(
             name,
             router.endpoint,
             home,
             zygote_environment,
             self._handle,
+            self._hearing,
             self.recorder.autopsy,
             native_stacks,
             self._log,
@@ -120,8 +123,7 @@ class Pool:
             e.GiveUp: lambda do: self._give_up(do.message),
             e.AllDone: lambda do: self._idle.set(),
         }
-        for kind, count in self.measures.counted.items():
-            self._performers[kind] = _both(count, self._performers[kind])
+        self.measures.count(self._performers)
 
     # life
 
@@ -295,6 +297,8 @@ class Pool:
         except WireError as error:
             self._handle(e.WorkerConfused(worker, str(error)))
             return
+        if not isinstance(message, wire.Chunk):
+            self._hearing.take(wire.worker_token(worker))
         if isinstance(message, wire.Head):
             self._on_head(worker, message, body)
         elif isinstance(message, wire.Chunk):
@@ -373,20 +377,21 @@ class Pool:
             exchange.reason = do.reason
         self.recorder.ended(do.worker, do.project, do.reason, do.detail, do.job)
 
-    # memory
+    # what they use and say
 
     async def _watch_memory(self) -> None:
         while True:
             await asyncio.sleep(self._memory.interval_s)
-            used = await self._loop.run_in_executor(None, watchdog.measure, self._tree.pids())
-            limit = await self._loop.run_in_executor(None, watchdog.cgroup_limit)
-            workers, snapshots = watchdog.by_kind(used)
-            total = sum(usage.pss for usage in used.values())
-            budget = policy.effective_budget(self._memory.total, limit)
-            figures = {token: (usage.private, usage.pss) for token, usage in used.items()}
-            self.measures.sampled(figures, budget)
-            self._handle(e.MemorySampled(workers, snapshots, total, budget))
+            used, sampled = await self._loop.run_in_executor(
+                None, watchdog.look, self._tree.pids(), self._memory.total
+            )
+            self.measures.sampled(used, sampled.budget)
+            self._handle(sampled)
             self._history.note(self._loop.time())
+
+    def _request_id(self, job: int) -> str:
+        told = self._exchanges.get(job) or self.recorder.stories.get(job)
+        return told.request_id if told is not None else ""
 
     # operators
 
@@ -435,11 +440,3 @@ class Pool:
 
     def last_crash(self, project: str) -> Crash | None:
         return self.recorder.crashes.get(project)
-
-
-def _both(one: Callable[[Any], None], other: Callable[[Any], None]) -> Callable[[Any], None]:
-    def do(instruction: Any) -> None:
-        one(instruction)
-        other(instruction)
-
-    return do

@@ -173,11 +173,13 @@ def start_zygote(
     make_environment: Callable[[int, int], dict[str, str]],
     control: socket.socket,
     lifeline: Lifeline,
+    output: int,
     on_exit: Callable[[int | None], None],
 ) -> Child:
     """Exec a zygote in a process group of its own, out of reach of the terminal's Ctrl-C.
 
     make_environment(control_fd, lifeline_fd): its whole environment.
+    output: descriptor for what it writes.
     """
     descriptors = (control.fileno(), lifeline.theirs.fileno())
     process = subprocess.Popen(
@@ -185,6 +187,8 @@ def start_zygote(
         env=make_environment(*descriptors),
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
     )
     child = Child(process.pid, os.pidfd_open(process.pid), on_exit)

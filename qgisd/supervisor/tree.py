@@ -16,6 +16,7 @@ from qgisd import channel, wire
 from qgisd.datafiles import Versions
 from qgisd.supervisor import autopsy
 from qgisd.supervisor import events as e
+from qgisd.supervisor.hearing import Hearing
 from qgisd.supervisor.process import Child, Control, Lifeline, orphans, start_zygote
 from qgisd.supervisor.transport import identity_of
 from qgisd.words import PluginState, Reason
@@ -69,6 +70,7 @@ class Tree:
         home: Path,
         zygote_environment: Callable[[int, int], dict[str, str]],
         emit: Callable[[e.Event], None],
+        hearing: Hearing,
         on_autopsy: Callable[[int, str], None],
         native_stacks: bool,
         log: logging.Logger,
@@ -79,6 +81,7 @@ class Tree:
         self._loop = asyncio.get_running_loop()
         self._zygote_environment = zygote_environment
         self._emit = emit
+        self._hearing = hearing
         self._on_autopsy = on_autopsy
         self._native_stacks = native_stacks
         self._stack_fds: dict[int, int] = {}
@@ -114,21 +117,25 @@ class Tree:
             child.kill()
         while not all(child.buried for child in children):
             await asyncio.sleep(0.005)
+        self._hearing.close_all()
 
     # zygotes
 
     def start_zygote(self, do: e.StartZygote) -> None:
         ours, theirs = channel.pair()
         zygote = _Forker(_Group(Lifeline()))
+        output = self._hearing.open(f"zygote {do.number}")
         try:
             zygote.child = start_zygote(
                 self._zygote_environment,
                 theirs,
                 zygote.group.lifeline,
+                output,
                 lambda code: self._zygote_exited(do.number, code),
             )
         finally:
             theirs.close()
+            os.close(output)
             zygote.group.lifeline.hand_over()
         zygote.control = Control(
             ours,
@@ -167,6 +174,7 @@ class Tree:
 
     def _zygote_exited(self, number: int, code: int | None) -> None:
         zygote = self._zygotes.pop(number)
+        self._hearing.close(f"zygote {number}")
         zygote.control.close()
         zygote.group.over = True
         zygote.group.close_if_empty()
@@ -208,6 +216,7 @@ class Tree:
             forker.child.kill()
         else:
             self._doomed.add(token)
+            self._hearing.close(token)
             del self._snapshots[token]
 
     def _on_snapshot_message(self, token: str, message: wire.FromForker, fds: list[int]) -> None:
@@ -243,6 +252,7 @@ class Tree:
         forker = self._snapshots.pop(token, None)
         if forker is None:
             return
+        self._hearing.close(token)
         forker.control.close()
         forker.group.leave(token)
         generation, project = wire.parse_snapshot_token(token)
@@ -303,6 +313,7 @@ class Tree:
             child.kill()
 
     def _worker_exited(self, token: str, code: int | None) -> None:
+        self._hearing.close(token)
         child, group = self._workers.pop(token)
         self._stack_fds.pop(wire.parse_worker_token(token), None)
         group.leave(token)
@@ -318,7 +329,10 @@ class Tree:
     ) -> None:
         """A forker that takes no order is dead, or as good as dead; its exit settles the rest."""
         forker.pending.add(token)
-        if not forker.control.send(order, descriptors) and forker.child is not None:
+        output = self._hearing.open(token)
+        sent = forker.control.send(order, [*descriptors, output])
+        os.close(output)
+        if not sent and forker.child is not None:
             forker.child.kill()
 
     def _on_fork_message(self, by: _Forker, message: wire.FromForker, fds: list[int]) -> None:
@@ -357,6 +371,7 @@ class Tree:
             self._kill_strays(forker.group)
         for token in pending:
             self._doomed.discard(token)
+            self._hearing.close(token)
             if token.startswith("worker "):
                 worker = wire.parse_worker_token(token)
                 self._emit(e.WorkerDown(worker, "its forker ended", never_forked=True))

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 
 from qgisd import wire
+from qgisd.supervisor import policy
+from qgisd.supervisor.events import MemorySampled
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -85,3 +87,16 @@ def _limits_above(root: Path, path: str, names: tuple[str, ...]) -> list[int]:
         if folder in (root, folder.parent):
             return found
         folder = folder.parent
+
+
+def look(pids: Mapping[str, int], total: int) -> tuple[dict[str, tuple[int, int]], MemorySampled]:
+    """Token → private bytes and PSS of all processes of a pool, and what the machine is told.
+
+    total: PSS that they may have together; less if the cgroup's limit is lower.
+    """
+    used = measure(pids)
+    workers, snapshots = by_kind(used)
+    pss = sum(usage.pss for usage in used.values())
+    budget = policy.effective_budget(total, cgroup_limit())
+    figures = {token: (usage.private, usage.pss) for token, usage in used.items()}
+    return figures, MemorySampled(workers, snapshots, pss, budget)

@@ -12,6 +12,7 @@ A project is a text file of `key = value` lines; a request's query says what to 
     request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang | exit&code=
                | crash&signal=&after=head | leak&mb= | garbage | break | stop (SIGSTOP)
                | stubborn (ignores SIGTERM, then hangs) | thread | learn&word= | learned
+    both       say (written to standard error first) · times
 """
 
 import json
@@ -55,6 +56,7 @@ class FakeBackend:
             with open(path) as file:
                 lines = [line.split("=", 1) for line in file if "=" in line]
             self._project = {key.strip(): value.strip() for key, value in lines}
+        _say(self._project)
         if "crash" in self._project:
             os.kill(os.getpid(), signal.SIGSEGV)
         if "hang" in self._project:
@@ -102,6 +104,7 @@ class FakeBackend:
         query = dict(parse_qsl(urlsplit(request.url).query))
         self._served += 1
         self._request = request
+        _say(query)
         text = [("Content-Type", "text/plain")]
         action = getattr(self, "_do_" + query.get("do", "text"), None)
         if action is None:
@@ -180,6 +183,11 @@ class FakeBackend:
     def _do_stop(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
         os.kill(os.getpid(), signal.SIGSTOP)
         return b"resumed"
+
+
+def _say(order: dict[str, str]) -> None:
+    for _ in range(int(order.get("times", "1")) if "say" in order else 0):
+        os.write(2, order["say"].encode() + b"\n")
 
 
 def _hang() -> None:

@@ -81,6 +81,11 @@ class ForkServer:
     def _become_child(self, message: wire.ToForker, descriptors: list[int]) -> NoReturn:
         code = 70  # EX_SOFTWARE, of sysexits.h
         try:
+            # What it writes is its own, and the daemon knows whose: see supervisor/hearing.py.
+            said = descriptors.pop()
+            os.dup2(said, 1)
+            os.dup2(said, 2)
+            os.close(said)
             repairs = fork.repair_descriptors({self._lifeline, *descriptors})
             for note in repairs.notes:
                 print(f"fork {os.getpid()}: {note}", file=sys.stderr)

@@ -18,6 +18,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     write_fake_project(folder / "projects" / "a.qgs", text="hello")
     write_fake_project(folder / "projects" / "slow.qgs", text="slow", load_s=0.5)
     write_fake_project(folder / "projects" / "bad.qgs", fail="no database")
+    write_fake_project(
+        folder / "projects" / "says.qgs", text="x", say="11:12:13 WARNING PostGIS[7]: no such table"
+    )
     started = start_daemon(
         folder / "daemon",
         folder / "projects",
@@ -157,6 +160,69 @@ def test_slow_is_a_matter_of_class(daemon: Daemon) -> None:
         assert ask(daemon, kind, do="text", s=0.05, SERVICE="WMS", REQUEST=kind) == 200
     names = [row["request_id"] for row in daemon.api("GET", "/api/v1/slowlog")]
     assert "GetPrint" in names and "GetMap" not in names
+
+
+# what the processes write
+
+
+def heard(daemon: Daemon, text: str, count: int = 1) -> list[dict[str, Any]]:
+    """The lines of processes with this text, once there are so many."""
+
+    def found() -> list[dict[str, Any]]:
+        rows = [row for row in lines(daemon) if row["logger"] == "qgisd.qgis.default"]
+        return [row for row in rows if text in row["message"]]
+
+    return list(eventually(lambda: rows if len(rows := found()) >= count else []))
+
+
+def test_what_qgis_says_is_told_with_the_request(daemon: Daemon) -> None:
+    say = "11:12:13 CRITICAL PostGIS[7]: connection lost, password=hunter2"
+    assert ask(daemon, "says", do="text", say=say) == 200
+    (row,) = heard(daemon, "connection lost")
+    expected = {
+        "level": "error", "request_id": "says", "pool": "default", "project": "a.qgs",
+        "tag": "PostGIS", "worker": line_of(daemon, "says")["worker"],
+        "message": "says a.qgs: PostGIS: connection lost, password=***",
+    }  # fmt: skip
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_each_message_goes_with_its_own_request(daemon: Daemon) -> None:
+    for number in range(40):
+        name = f"own-{'abcdefghij'[number % 10]}{'klmn'[number // 10]}"
+        assert ask(daemon, name, do="text", say=f"said by {name}") == 200
+    rows = heard(daemon, "said by own-", 40)
+    assert len(rows) == 40
+    assert all(row["message"].endswith(f"said by {row['request_id']}") for row in rows)
+
+
+def test_the_last_words_of_a_worker_go_with_the_request_it_died_over(daemon: Daemon) -> None:
+    assert (
+        ask(daemon, "last-words", do="exit", code=3, say="Fatal Python error: out of luck") == 502
+    )
+    rows = heard(daemon, "out of luck", 2)
+    assert {row["request_id"] for row in rows} == {"last-words"}
+    assert {row["level"] for row in rows} == {"error"}
+    assert len({row["worker"] for row in rows}) == 2, "both workers that it was given to"
+
+
+def test_what_is_said_while_a_project_loads_goes_with_the_project(daemon: Daemon) -> None:
+    assert ask(daemon, "loads-and-says", "says") == 200
+    (row,) = heard(daemon, "no such table")
+    assert (row["project"], row["level"], row["tag"]) == ("says.qgs", "warning", "PostGIS")
+    assert row["generation"] == line_of(daemon, "loads-and-says")["generation"]
+    assert "request_id" not in row
+
+
+def test_a_flood_of_messages_is_counted_and_holds_nobody_up(daemon: Daemon) -> None:
+    with background() as clients:
+        flood = clients.run(
+            lambda: ask(daemon, "flood", do="text", say="drip " + "x" * 500, times=300)
+        )
+        assert ask(daemon, "beside", "slow") == 200
+        assert flood.result() == 200
+    assert len(heard(daemon, "drip ", 10)) == 10
+    assert line_of(daemon, "beside")["render_ms"] < 1000
 
 
 def test_each_line_is_json_and_no_request_has_two(daemon: Daemon) -> None:
