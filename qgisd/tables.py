@@ -177,7 +177,7 @@ def project_text(project: Row, width: int | None = None) -> str:
     if project["answered"]:
         mean = project["run_s"] / project["answered"]
         parts.append(f"answers of workers: {project['answered']}, {mean * 1000:.0f} ms on average")
-    layers = sorted(project.get("layers", []), key=lambda layer: -(layer["load_ms"] or 0.0))
+    layers = sorted(project["contents"], key=lambda layer: -(layer["load_ms"] or 0.0))
     if layers:
         rows = [layer | {"valid": "yes" if layer["valid"] else "NO"} for layer in layers]
         parts.append("\n" + table(rows, ("name", "provider", "valid", "load_ms", "id"), width))

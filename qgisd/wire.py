@@ -12,7 +12,7 @@ Workers speak over ZeroMQ, one ROUTER in the daemon and a DEALER in each worker:
 Zygotes and snapshots speak over a SOCK_SEQPACKET socketpair, descriptors by SCM_RIGHTS:
 
     daemon ─▶ forker   ForkSnapshot, ForkWorker
-    forker ─▶ daemon   Starting, ZygoteReady, Loading, DataFiles*, Loaded, Failed,
+    forker ─▶ daemon   Starting, ZygoteReady, Loading, Layers*, DataFiles*, Loaded, Failed,
                        Forked + pidfd, Exited
 
 A header is one version byte and a MessagePack array whose first element names the kind.
@@ -209,6 +209,22 @@ class BadLayer(msgspec.Struct, frozen=True, array_like=True):
     message: str
 
 
+class Layer(msgspec.Struct, frozen=True, array_like=True):
+    """A layer of a project. `load_ms` is None if nobody measured."""
+
+    id: str
+    name: str
+    provider: str
+    valid: bool
+    load_ms: float | None
+
+
+class Layers(Message, frozen=True):
+    """Some layers of what is being loaded; as many of these messages as it takes, then Loaded."""
+
+    layers: list[Layer]
+
+
 class WarmUp(msgspec.Struct, frozen=True, array_like=True):
     """How far a snapshot was warmed up before it is forked.
 
@@ -260,7 +276,9 @@ class Exited(Message, frozen=True):
 ToWorker = Request | Credit | Ping | Stop
 FromWorker = Ready | Head | Chunk | End | Broken | Pong
 ToForker = ForkSnapshot | ForkWorker
-FromForker = Starting | ZygoteReady | Loading | DataFiles | Loaded | Failed | Forked | Exited
+FromForker = (
+    Starting | ZygoteReady | Loading | Layers | DataFiles | Loaded | Failed | Forked | Exited
+)
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()

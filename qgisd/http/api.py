@@ -30,7 +30,7 @@ from qgisd.http.models import (
     SlowRequest,
 )
 from qgisd.supervisor.exchange import Service
-from qgisd.supervisor.stats import PluginView, PoolView, ProjectView, Result
+from qgisd.supervisor.stats import PluginView, PoolView, ProjectDetail, ProjectView, Result
 
 
 class Root(Handler):
@@ -88,17 +88,17 @@ class OneProject(Handler):
     """/projects/{project}"""
 
     @operation()
-    async def get(self, query: Query, project: str) -> ProjectView:
-        """One project."""
+    async def get(self, query: Query, project: str) -> ProjectDetail:
+        """One project, with its layers and how long each took to load."""
 
         async def find(service: Service) -> Any:
             key = (await service.resolve(project)).key
-            for view in service.view().projects:
-                if view.project == key:
-                    return view
-            raise errors.ProjectNotFound(f"{key} is not loaded")
+            detail = service.detail(key)
+            if detail is None:
+                raise errors.ProjectNotFound(f"{key} is not loaded")
+            return detail
 
-        found: ProjectView = await self.first(query.pool, project, find)
+        found: ProjectDetail = await self.first(query.pool, project, find)
         return found
 
     @operation({422: Result})

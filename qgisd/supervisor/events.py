@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from qgisd.datafiles import Versions
 from qgisd.errors import RequestError
 from qgisd.supervisor.model import Job, ProjectRef
-from qgisd.wire import BadLayer, WarmUp
+from qgisd.wire import BadLayer, Layer, WarmUp
 from qgisd.words import Mode, NoteKind, Reason
 
 # events: requests
@@ -70,6 +70,7 @@ class SnapshotLoaded:
     load_ms: float
     warmup: WarmUp = field(default_factory=WarmUp)
     data_files: Versions = field(default_factory=dict)
+    contents: list[Layer] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,36 +249,12 @@ class Tick:
 
 
 Event = (
-    Arrived
-    | AnsweredFromCache
-    | Gone
-    | Held
-    | ZygoteUp
-    | ZygoteDown
-    | SnapshotLoaded
-    | SnapshotDown
-    | WorkerUp
-    | WorkerHead
-    | WorkerProgress
-    | WorkerDone
-    | WorkerPong
-    | WorkerDown
-    | WorkerConfused
-    | MemorySampled
-    | Changed
-    | DataChanged
-    | Vanished
-    | LoadOrdered
-    | ReloadOrdered
-    | DropOrdered
-    | UnpinOrdered
-    | WorkerKillOrdered
-    | JobKillOrdered
-    | DrainOrdered
-    | StopOrdered
-    | Started
-    | Tick
-)
+    Arrived | AnsweredFromCache | Gone | Held | ZygoteUp | ZygoteDown | SnapshotLoaded
+    | SnapshotDown | WorkerUp | WorkerHead | WorkerProgress | WorkerDone | WorkerPong | WorkerDown
+    | WorkerConfused | MemorySampled | Changed | DataChanged | Vanished | LoadOrdered
+    | ReloadOrdered | DropOrdered | UnpinOrdered | WorkerKillOrdered | JobKillOrdered
+    | DrainOrdered | StopOrdered | Started | Tick
+)  # fmt: skip
 
 
 # instructions
@@ -429,22 +406,7 @@ class AllDone:
 
 
 Instruction = (
-    StartZygote
-    | EndZygote
-    | ForkSnapshot
-    | EndSnapshot
-    | ForkWorker
-    | Send
-    | SendPing
-    | StopWorker
-    | KillWorker
-    | WorkerEnded
-    | LoadEnded
-    | Retry
-    | Fail
-    | Abort
-    | Settled
-    | Note
-    | GiveUp
-    | AllDone
-)
+    StartZygote | EndZygote | ForkSnapshot | EndSnapshot | ForkWorker | Send | SendPing
+    | StopWorker | KillWorker | WorkerEnded | LoadEnded | Retry | Fail | Abort | Settled | Note
+    | GiveUp | AllDone
+)  # fmt: skip

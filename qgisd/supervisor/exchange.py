@@ -16,7 +16,7 @@ from qgisd.errors import RequestError, WorkerLost
 from qgisd.supervisor.cache import Cache
 from qgisd.supervisor.measures import Measures
 from qgisd.supervisor.model import Job, ProjectRef
-from qgisd.supervisor.stats import Killed, PoolView, Result
+from qgisd.supervisor.stats import Killed, PoolView, ProjectDetail, Result
 from qgisd.supervisor.story import Story, outcome_of
 from qgisd.wire import Headers
 from qgisd.words import Outcome, Reason, RequestClass
@@ -407,6 +407,9 @@ class Service(Protocol):
 
     def view(self) -> PoolView:
         """Its state, at this moment."""
+
+    def detail(self, project: str) -> ProjectDetail | None:
+        """One project by its key, with its layers; None if it is not loaded, loading or failed."""
 
     def in_flight(self) -> list[tuple[str, Story]]:
         """State and story so far of each request that has not ended, oldest first.

@@ -87,6 +87,7 @@ class Generations(Dispatch):
         generation.mode, generation.why = event.mode, event.why
         generation.layers, generation.bad_layers = event.layers, event.bad_layers
         generation.load_ms, generation.data_files = event.load_ms, event.data_files
+        generation.contents = event.contents
         generation.warmup = event.warmup
         generation.snapshot = event.mode is Mode.FORKED
         self._out.append(e.LoadEnded(project.key, True, event.load_ms / 1000))

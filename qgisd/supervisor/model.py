@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from qgisd.datafiles import Versions
 from qgisd.supervisor.breaker import Breaker
 from qgisd.supervisor.states import GenerationState, JobState, WorkerState, ZygoteState
-from qgisd.wire import BadLayer, WarmUp
+from qgisd.wire import BadLayer, Layer, WarmUp
 from qgisd.words import Mode, Reason, RequestClass
 
 #: How deep requests of our own workers may be nested: a project that draws one that draws one.
@@ -161,6 +161,8 @@ class Generation:
     layers: int = 0
     bad_layers: list[BadLayer] = field(default_factory=list)
     load_ms: float = 0.0
+    #: Its layers, as far as they are told.
+    contents: list[Layer] = field(default_factory=list)
     warmup: WarmUp = field(default_factory=WarmUp)
     #: Since when its project is served without a break, by it or those before it.
     serves_since: float = 0.0

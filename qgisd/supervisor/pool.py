@@ -23,16 +23,16 @@ from qgisd.supervisor.catalog import Catalog
 from qgisd.supervisor.exchange import Buffering, Exchange, Order, Sink
 from qgisd.supervisor.files import ProjectFiles
 from qgisd.supervisor.hearing import Hearing
-from qgisd.supervisor.history import History, Minute
+from qgisd.supervisor.history import History
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.measures import Measures
 from qgisd.supervisor.model import Job, Limits, ProjectRef
 from qgisd.supervisor.orders import Orders
-from qgisd.supervisor.recorder import Crash, Recorder, Slow, story_of
-from qgisd.supervisor.stats import Happening, PoolView, view_of
-from qgisd.supervisor.story import Story
+from qgisd.supervisor.recorder import Recorder
+from qgisd.supervisor.stats import Happening
 from qgisd.supervisor.transport import Router, identity_of
 from qgisd.supervisor.tree import Tree
+from qgisd.supervisor.views import Views
 from qgisd.words import PluginState, RequestClass
 
 
@@ -44,7 +44,7 @@ class MemoryBudget:
     interval_s: float
 
 
-class Pool:
+class Pool(Views):
     """One pool (exchange.Service). Made on a running loop; `start` brings up its zygote."""
 
     def __init__(
@@ -392,51 +392,3 @@ class Pool:
     def _request_id(self, job: int) -> str:
         told = self._exchanges.get(job) or self.recorder.stories.get(job)
         return told.request_id if told is not None else ""
-
-    # operators
-
-    def ready(self) -> list[str]:
-        machine = self._machine
-        missing = []
-        if machine.stopping:
-            missing.append("shutting down")
-        if machine.draining:
-            missing.append(f"pool {self.name}: draining")
-        if machine.zygote.state.value != "up":
-            missing.append(f"pool {self.name}: the zygote is {machine.zygote.state.value}")
-        loaded = {key for key, project in machine.projects.items() if project.serving}
-        for key in machine.pinned - loaded:
-            missing.append(f"pool {self.name}: pinned project {key} is not loaded")
-        return missing
-
-    def view(self) -> PoolView:
-        ids = {number: exchange.order.request_id for number, exchange in self._exchanges.items()}
-        return view_of(self.name, self._machine, self._loop.time(), ids, self._tree.started)
-
-    def in_flight(self) -> list[tuple[str, Story]]:
-        now = self._loop.time()
-        return [
-            (
-                exchange.job.state.value if exchange.number in self._machine.jobs else "sending",
-                story_of(exchange, now),
-            )
-            for exchange in self._exchanges.values()
-        ]
-
-    def story(self, request_id: str) -> Story | None:
-        for exchange in self._exchanges.values():
-            if exchange.order.request_id == request_id:
-                return story_of(exchange, self._loop.time())
-        return self.recorder.find(request_id)
-
-    def stories(self) -> list[Story]:
-        return list(self.recorder.stories.values())
-
-    def history(self, since: int) -> list[Minute]:
-        return self._history.rows(since, self._loop.time())
-
-    def slowlog(self) -> list[Slow]:
-        return list(self.recorder.slow)
-
-    def last_crash(self, project: str) -> Crash | None:
-        return self.recorder.crashes.get(project)

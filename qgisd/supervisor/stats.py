@@ -141,6 +141,23 @@ class PluginView:
 
 
 @dataclass(frozen=True)
+class LayerView:
+    id: str
+    name: str
+    provider: str
+    valid: bool
+    #: None if nobody measured.
+    load_ms: float | None
+
+
+@dataclass(frozen=True)
+class ProjectDetail(ProjectView):
+    """A project with the layers of the generation that serves, by name; the first 1,000."""
+
+    contents: list[LayerView]
+
+
+@dataclass(frozen=True)
 class PoolView:
     pool: str
     #: State of the zygote.
@@ -239,6 +256,22 @@ def _project(pool: str, project: Project, machine: "Machine") -> ProjectView:
         forks=project.counters.forks,
         ended={reason.value: count for reason, count in project.counters.ended.items()},
     )
+
+
+def detail_of(pool: str, project: Project, machine: "Machine") -> ProjectDetail:
+    """One project, with its layers."""
+    view = _project(pool, project, machine)
+    contents = [
+        LayerView(
+            layer.id,
+            layer.name,
+            layer.provider,
+            layer.valid,
+            None if layer.load_ms is None else round(layer.load_ms, 1),
+        )
+        for layer in (project.serving.contents if project.serving else ())
+    ]
+    return ProjectDetail(**vars(view), contents=contents)
 
 
 def _state(project: Project) -> str:

@@ -54,6 +54,8 @@ class _Forker:
         self.message = ""
         #: What it was doing when it was last heard of, as " while …".
         self.doing = ""
+        #: Those of its project, as far as it told of them.
+        self.layers: list[wire.Layer] = []
         #: Tokens ordered from it whose Forked has not come.
         self.pending: set[str] = set()
         #: Of a snapshot that loads: the data files that it has told of.
@@ -239,10 +241,13 @@ class Tree:
                     message.load_ms,
                     message.warmup,
                     forker.data_files,
+                    forker.layers,
                 )
             )
         elif isinstance(message, wire.DataFiles):
             forker.data_files |= message.files
+        elif isinstance(message, wire.Layers):
+            forker.layers += message.layers
         elif isinstance(message, wire.Failed):
             forker.message = message.message
         else:

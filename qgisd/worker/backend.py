@@ -43,6 +43,8 @@ class Project:
     data_files: Versions = field(default_factory=dict)
     #: For the log.
     notes: list[str] = field(default_factory=list)
+    #: Its layers, as far as they are told.
+    contents: list[wire.Layer] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

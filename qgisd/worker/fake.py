@@ -72,7 +72,9 @@ class FakeBackend:
             threading.Thread(target=time.sleep, args=(seconds,), daemon=True).start()
         watched = self._project.get("data", "").split() if self._watch_data else []
         data = {name: version_of(name) for name in watched}
-        return Project(int(self._project.get("layers", "1")), [], data_files=data)
+        count = int(self._project.get("layers", "1"))
+        contents = [wire.Layer(f"id{n}", f"layer {n}", "fake", True, 1.5) for n in range(count)]
+        return Project(count, [], data_files=data, contents=contents)
 
     def quiesce(self) -> None:
         """Nothing to end."""

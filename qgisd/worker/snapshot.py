@@ -23,6 +23,10 @@ from qgisd.worker_settings import ZygoteSettings
 _MOST_BAD_LAYERS = 100
 #: Data files in one control message: the path of one has up to 1,000 bytes.
 _FILES_AT_ONCE = 100
+#: Layers told of, in all and in one message, and characters of their names.
+_MOST_LAYERS = 1000
+_LAYERS_AT_ONCE = 100
+_MOST_TEXT = 100
 
 
 def run_snapshot(
@@ -40,6 +44,7 @@ def run_snapshot(
         channel.send(control, wire.Failed(str(error)[:4000]))
         os._exit(0)
     load_ms = (time.monotonic() - started) * 1000
+    _tell_layers(control, project.contents)
 
     def threads() -> list[fork.Thread]:
         return fork.wait_single_threaded(backend.quiesce, settings.quiesce_s)
@@ -73,6 +78,18 @@ def run_snapshot(
         run_worker(backend, settings, message)
 
     ForkServer(control, settings.lifeline_fd, child, threads).run()
+
+
+def _tell_layers(control: socket.socket, layers: list[wire.Layer]) -> None:
+    told = [
+        wire.Layer(
+            layer.id[:_MOST_TEXT], layer.name[:_MOST_TEXT], layer.provider[:40], layer.valid,
+            layer.load_ms,
+        )
+        for layer in layers[:_MOST_LAYERS]
+    ]  # fmt: skip
+    for first in range(0, len(told), _LAYERS_AT_ONCE):
+        channel.send(control, wire.Layers(told[first : first + _LAYERS_AT_ONCE]))
 
 
 def _why_not_forked(

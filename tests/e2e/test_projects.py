@@ -194,6 +194,13 @@ def test_a_bad_layer_does_not_keep_a_project_from_being_served_and_is_reported(
     answer = qgisd.get(f"/ows/?MAP={broken.name}&{CAPABILITIES}")
     assert answer.status == 200
     assert b"<Name>countries</Name>" in answer.body
+    detail = qgisd.api("GET", "/api/v1/projects/broken%2Fbroken")
+    layers = {layer["name"]: layer for layer in detail["contents"]}
+    assert {name for name, layer in layers.items() if not layer["valid"]} == {"gone"}
+    assert layers["countries"]["provider"] == "ogr"
+    times = [layer["load_ms"] for layer in layers.values()]
+    assert all(time > 0 for time in times)
+    assert sum(times) <= detail["generations"][0]["load_ms"]
     bad = qgisd.projects()["broken/broken.qgs"]["generations"][0]["bad_layers"]
     assert [layer["name"] for layer in bad] == ["gone"]
     assert "broken/broken.qgs: bad layer gone (ogr)" in qgisd.ctl("projects").stdout

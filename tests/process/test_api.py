@@ -92,6 +92,18 @@ def test_a_load_that_fails_is_an_outcome_and_no_error(shared: Daemon) -> None:
     call(shared, "DELETE", "/projects/bad")
 
 
+def test_a_project_is_shown_with_its_layers(shared: Daemon, roots: Path) -> None:
+    write_fake_project(roots / "layered.qgs", text="x", layers=250)
+    call(shared, "POST", "/projects/layered", pool="main")
+    detail = call(shared, "GET", "/projects/layered")
+    assert [layer["id"] for layer in detail["contents"]] == [f"id{n}" for n in range(250)]
+    assert detail["contents"][0] == {
+        "id": "id0", "name": "layer 0", "provider": "fake", "valid": True, "load_ms": 1.5,
+    }  # fmt: skip
+    assert detail["generations"][0]["layers"] == 250
+    call(shared, "DELETE", "/projects/layered")
+
+
 def test_pins_come_and_go(shared: Daemon) -> None:
     def pinned() -> bool:
         return bool(call(shared, "GET", "/projects/b", pool="main")["pinned"])

@@ -12,12 +12,14 @@ from qgisd import wire
 from qgisd.datafiles import Versions
 from qgisd.errors import WireError
 from qgisd.words import Mode, PluginState
+from qgisd.worker import snapshot
 
 #: Text as it can be in a URL, a header or a message: no lone surrogates.
 TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
 NUMBER = st.integers(-(2**63), 2**63 - 1)
 FLOAT = st.floats(allow_nan=False)
 BAD_LAYER = st.builds(wire.BadLayer, TEXT, TEXT, TEXT)
+LAYER = st.builds(wire.Layer, TEXT, TEXT, TEXT, st.booleans(), st.none() | FLOAT)
 PLUGIN = st.builds(wire.Plugin, TEXT, TEXT, st.sampled_from(PluginState), TEXT, TEXT)
 FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     int: NUMBER,
@@ -30,6 +32,7 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     Versions: st.dictionaries(TEXT, st.none() | st.tuples(NUMBER, NUMBER, NUMBER), max_size=4),
     wire.Headers: st.lists(st.tuples(TEXT, TEXT), max_size=4),
     list[wire.BadLayer]: st.lists(BAD_LAYER, max_size=4),
+    list[wire.Layer]: st.lists(LAYER, max_size=4),
     list[wire.Plugin]: st.lists(PLUGIN, max_size=4),
     wire.WarmUp: st.builds(wire.WarmUp, TEXT, TEXT, TEXT),
 }
@@ -162,3 +165,10 @@ def test_text_that_is_no_utf8_does_not_stop_a_message() -> None:
     header = wire.encode(wire.Failed("cannot open /srv/stra\udcdfe.gpkg"))
     message = wire.decode_from_forker(header)
     assert isinstance(message, wire.Failed) and message.message.startswith("cannot open /srv/stra")
+
+
+def test_layers_of_the_longest_names_fit_into_a_control_message() -> None:
+    wide = "\U0001f5fa" * snapshot._MOST_TEXT
+    layer = wire.Layer(wide, wide, wide[:40], True, 1.0)
+    message = wire.Layers([layer] * snapshot._LAYERS_AT_ONCE)
+    assert len(wire.encode(message)) < wire.MAX_CONTROL
