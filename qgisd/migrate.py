@@ -57,6 +57,12 @@ def _positive(text: str) -> int | None:
     return int(text) if int(text) > 0 else None
 
 
+def _path(text: str) -> str | None:
+    if text and not text.startswith("/"):
+        raise ValueError(f"{text!r} is not an absolute path")
+    return text or None
+
+
 def _level(text: str) -> str:
     level = text.lower()
     return {"critical": "error", "warn": "warning", "req": "info", "rreq": "info"}.get(level, level)
@@ -73,6 +79,7 @@ MOVED: dict[Key, tuple[str, Callable[[str], Any]]] = {
     ("server", "cross_origin"): ("http.cors_origins", lambda text: ["*"] if _yes(text) else []),
     ("server", "getfeaturelimit"): ("limits.features", _positive),
     ("server", "pluginpath"): ("pool.qgis.plugin_path", str),
+    ("server", "restartmon"): ("pool.restart_file", _path),
     ("logging", "level"): ("log.level", _level),
     ("projects.cache", "strict_check"): (
         "pool.projects.bad_layers",
@@ -96,7 +103,6 @@ GONE: dict[Key, str] = {
     ("server", "enable_filters"): "filters of server plugins are always called",
     ("server", "http_proxy"): "the public URL is that of the proxies in http.trusted_proxies",
     ("server", "proxy_url"): "let Nginx send Host and X-Forwarded-Proto (etc/nginx/qgisd.conf)",
-    ("server", "restartmon"): "systemctl reload qgisd, or qgisd ctl reload",
     ("server", "ssl"): "TLS is Nginx's",
     ("server", "ssl_cert"): "TLS is Nginx's",
     ("server", "ssl_key"): "TLS is Nginx's",
@@ -289,6 +295,9 @@ def _apis(keys: Mapping[Key, str], done: Translation) -> None:
         path = keys.get(("api.endpoints", name)) or usual.get(name, "")
         if path:
             paths.append(path)
+            if name == "lizmap_api":
+                # Lizmap refuses a server that its plugin does not know.
+                done.values["pool.qgis.py_qgis_server"] = True
         else:
             done.remarks.append(f"[api.enabled] {name}: [api.endpoints] does not say at which path")
     if paths:

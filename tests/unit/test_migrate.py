@@ -17,6 +17,7 @@ timeout = 45
 getfeaturelimit = 5000
 cross_origin = no
 pluginpath = /srv/plugins
+restartmon = /srv/restart
 memory_high_water_mark = 0.8
 ssl = no
 
@@ -87,7 +88,8 @@ def test_what_comes_out_is_a_configuration_that_does_the_same(old: Path, tmp_pat
     assert pool.projects.roots == {"/": "/srv/projects", "/tenant": "/srv/tenant"}
     assert pool.projects.pinned == ["a/one.qgs", "tenant/two"]
     assert (pool.projects.bad_layers, pool.projects.check_interval_s) == ("ignore", 5)
-    assert pool.qgis.plugin_path == "/srv/plugins"
+    assert pool.qgis.plugin_path == "/srv/plugins" and pool.restart_file == "/srv/restart"
+    assert pool.qgis.py_qgis_server, "Lizmap asks for it"
     assert pool.qgis.env["QGIS_SERVER_TRUST_LAYER_METADATA"] == "1"
     assert "QGIS_SERVER_DISABLE_GETPRINT" not in pool.qgis.env
 
@@ -137,10 +139,13 @@ def test_a_file_of_variables(tmp_path: Path) -> None:
 
 def test_a_value_that_makes_no_sense_is_named_and_nothing_comes_out(tmp_path: Path) -> None:
     path = tmp_path / "old.conf"
-    path.write_text("[server]\nworkers = many\n[projects.cache]\nstrict_check = perhaps\n")
+    path.write_text(
+        "[server]\nworkers = many\nrestartmon = here\n[projects.cache]\nstrict_check = perhaps\n"
+    )
     code, toml, beside = run(path)
     assert code == 2 and toml == ""
     assert "[server] workers: invalid literal" in beside
+    assert "[server] restartmon: 'here' is not an absolute path" in beside
     assert "[projects.cache] strict_check: 'perhaps' is neither yes nor no" in beside
 
 
