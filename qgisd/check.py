@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from qgisd.config import Config
+from qgisd.config import Config, Pool
 
 #: Runs in another process, with the interpreter that zygotes get. Prints one JSON object.
 _PROBE = """
@@ -53,8 +53,18 @@ def run(config: Config) -> list[Finding]:
     for name, pool in config.all_pools().items():
         for prefix, folder in pool.projects.roots.items():
             findings.append(_root(name, prefix, Path(folder)))
-        for folder in filter(None, pool.qgis.plugin_path.split(":")):
-            findings += _plugins(name, Path(folder))
+        homes = [Path(home) for home in _plugin_path(pool).split(":") if home]
+        for home in homes:
+            findings += _plugins(name, home)
+        findings += [
+            Finding(
+                False,
+                f"pool {name}: the required plugin {plugin} is not below plugin_path",
+                "install it there, or take it out of pool.qgis.required_plugins",
+            )
+            for plugin in pool.qgis.required_plugins
+            if not any((home / plugin / "metadata.txt").exists() for home in homes)
+        ]
     for listen in (config.http.listen, config.admin.listen):
         if listen.startswith("unix:"):
             findings.append(_socket_folder(Path(listen[5:]).parent))
@@ -109,6 +119,13 @@ def _root(pool: str, prefix: str, folder: Path) -> Finding:
         return Finding(False, f"{what}, which this user cannot read", f"chmod o+rx {folder}")
     projects = sum(1 for suffix in ("qgs", "qgz") for _ in folder.rglob(f"*.{suffix}"))
     return Finding(True, f"{what}, with {projects} projects")
+
+
+def _plugin_path(pool: Pool) -> str:
+    """As a zygote has it (worker/qgis_server.py)."""
+    variable = "QGIS_PLUGINPATH"
+    given = pool.qgis.env.get(variable) or os.environ.get(variable, "")
+    return pool.qgis.plugin_path or given
 
 
 def _plugins(pool: str, folder: Path) -> list[Finding]:

@@ -81,12 +81,18 @@ def test_plugins_and_their_metadata(tmp_path: Path) -> None:
         (plugins / name).mkdir(parents=True)
         (plugins / name / "metadata.txt").write_text(metadata)
     (plugins / "bare").mkdir()
-    config = write(tmp_path, EXAMPLES, f'[pool.qgis]\nplugin_path = "{plugins}"\n')
+    config = write(
+        tmp_path,
+        EXAMPLES,
+        f'[pool.qgis]\nplugin_path = "{plugins}"\nrequired_plugins = ["good", "missing"]\n',
+    )
     done = check(config)
     assert done.returncode == 1
     assert "plugin good is for servers" in done.stdout
     assert "plugin desk is not for servers" in done.stdout
     assert "FAIL pool default: plugin bare has no metadata.txt" in done.stdout
+    assert "FAIL pool default: the required plugin missing is not below" in done.stdout
+    assert "required plugin good" not in done.stdout
 
 
 def test_a_configuration_that_is_wrong_is_told_whole(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ class Filter(QgsServerFilter):
         if handler.parameterMap().get("MARK"):
             part = bytes(handler.body())
             handler.clearBody()
-            handler.appendBody(part.replace(b'"Feature"', b'"marked Feature"'))
+            handler.appendBody(part.replace(b'"Feature"', b'"Feature", "marks": 1'))
 
     def responseComplete(self) -> None:
         handler = self.serverInterface().requestHandler()
