@@ -57,7 +57,7 @@ def _files_of(path: str) -> Iterator[str]:
     """A local file and what belongs to it; nothing for what is not on this machine."""
     quoted = _QUOTED.match(path)
     path = quoted[1] if quoted else path
-    if not path.startswith("/") or "{" in path:
+    if not path.startswith("/") or path.startswith("/vsi") or "{" in path:
         return
     try:
         if len(path.encode()) > _LONGEST:

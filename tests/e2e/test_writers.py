@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from qgisd.datafiles import version_of
+from qgisd.datafiles import CHANGING, version_of
 from tests.e2e.helpers import (
     HERE,
     Reference,
@@ -488,3 +488,78 @@ def test_transactions_leave_the_answers_of_other_workers_whole(
     assert min(plain["asked"], ours["asked"], number) > 10
     assert ours["wrong"] <= 3
     assert plain["wrong"] > ours["wrong"], "QGIS does not change the journal any more?"
+
+
+# which files are looked at
+
+
+WATCHED = """
+import json, sys, time
+from qgis.core import QgsApplication
+from qgisd.worker import datafiles
+
+application = QgsApplication([], False)
+application.initQgis()
+
+class Layer:
+    def __init__(self, provider, source):
+        self.providerType, self.source = lambda: provider, lambda: source
+
+sources, since, most = json.loads(sys.argv[1])
+datafiles.MOST = most
+files, more = datafiles.versions_of([Layer(*each) for each in sources], since)
+print(json.dumps([files, more]))
+"""
+
+
+def watched(*sources: tuple[str, str], since: int = 1 << 62, most: int = 1000) -> tuple[dict, bool]:  # type: ignore[type-arg]
+    """What qgisd.worker.datafiles finds for layers of these providers and sources."""
+    files, more = json.loads(python("-c", WATCHED, json.dumps([sources, since, most])))
+    return files, more
+
+
+def test_the_local_files_of_every_provider_are_watched_and_nothing_else() -> None:
+    files, more = watched(
+        ("ogr", "/d/a.shp"),
+        ("ogr", "/d/A.SHP|subset=x > 1"),
+        ("ogr", "/d/a.gpkg|layername=x"),
+        ("ogr", "/d/a.gpkg|layername=y"),
+        ("ogr", "/vsizip//d/a.zip/b/c.shp"),
+        ("gdal", "/d/a.tif"),
+        ("gdal", 'NETCDF:"/d/a.nc":t'),
+        ("delimitedtext", "file:///d/a%20b.csv?type=csv&wktField=WKT"),
+        ("spatialite", "dbname='/d/a.sqlite' table=\"x\" (geom)"),
+        ("wms", "type=mbtiles&url=file:///d/a.mbtiles"),
+        ("wms", "crs=EPSG:4326&url=http://h/x"),
+        ("vectortile", "type=xyz&url=file:///d/{z}/{x}/{y}.pbf"),
+        ("ogr", "PG:dbname=x"),
+        ("ogr", "/vsicurl/http://h/a.tif"),
+        ("ogr", "/d/" + "n" * 1000),
+        ("postgres", "dbname='x' host=h table=\"a\""),
+        ("virtual", "?query=select 1"),
+        ("memory", "Point?crs=EPSG:4326"),
+    )
+    assert not more
+    assert set(files) == {
+        "/d/a.shp", "/d/a.dbf", "/d/a.shx", "/d/A.SHP", "/d/A.DBF", "/d/A.SHX",
+        "/d/a.gpkg", "/d/a.gpkg-wal", "/d/a.zip", "/d/a.tif", "/d/a.nc", "/d/a b.csv",
+        "/d/a.sqlite", "/d/a.sqlite-wal", "/d/a.mbtiles", "/d/a.mbtiles-wal",
+    }  # fmt: skip
+    assert set(files.values()) == {None}
+
+
+def test_a_file_that_changes_during_the_load_is_told_from_one_that_did_before(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.tif"
+    path.write_text("content")
+    changed = path.stat().st_ctime_ns
+    assert watched(("gdal", str(path)), since=changed)[0] == {str(path): list(CHANGING)}
+    status = path.stat()
+    before = [status.st_mtime_ns, status.st_size, status.st_ino]
+    assert watched(("gdal", str(path)), since=changed + 10**9)[0] == {str(path): before}
+
+
+def test_a_project_of_a_thousand_files_is_watched_as_far_as_that_goes() -> None:
+    files, more = watched(("gdal", "/d/a.tif"), ("gdal", "/d/b.tif"), ("gdal", "/d/c.tif"), most=2)
+    assert (set(files), more) == ({"/d/a.tif", "/d/b.tif"}, True)
