@@ -112,6 +112,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         unix = getattr(context, "address_family", None) == socket.AF_UNIX
         connection.peer = "unix" if unix else str(getattr(context, "remote_ip", ""))
         connection.trusted = self._trust.trusts(connection.peer)
+        connection.identified = forwarded.identifies(connection.headers, connection.trusted)
         connection.request_id = forwarded.request_id(
             connection.headers, connection.trusted, secrets.token_hex(8)
         )
@@ -229,7 +230,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             connection.query,
             connection.headers.get("Content-Type", ""),
             connection.body,
-            connection.trusted,
+            connection.identified,
         )
         if len(connection.body) <= _LARGE_BODY:
             self._order_ows(connection, route, project, read())
@@ -289,10 +290,10 @@ class PublicApp(HTTPServerConnectionDelegate):
         self._check_method(connection, "api")
         if connection.method == "OPTIONS":
             return
-        query, pairs = ows.believed_query(connection.query, connection.trusted)
+        query, pairs = ows.believed_query(connection.query, connection.identified)
         writes = connection.method in _WRITES
         if writes:
-            ows.check_identity(connection.body, connection.trusted)
+            ows.check_identity(connection.body, connection.identified)
         # Not what is written: QGIS takes a MAP in a body for that of a project to load.
         needs_none = needs_none and not writes
         maps = ows.by_name([pair for pair in pairs if pair[0].upper() == "MAP"])
@@ -320,7 +321,7 @@ class PublicApp(HTTPServerConnectionDelegate):
     ) -> str:
         """What MAP says; "" only where no project is needed."""
         name = parameters.get("MAP", "")
-        if not name and connection.trusted:
+        if not name and connection.identified:
             name = connection.headers.get("X-Qgis-Project", "")
         if not name and not needs_none:
             raise errors.BadRequest("no project: give MAP=…, or use /ows/p/PROJECT")
@@ -346,7 +347,9 @@ class PublicApp(HTTPServerConnectionDelegate):
                 "%s is not one of http.trusted_proxies: its X-Lizmap-* count for nothing",
                 connection.peer,
             )
-        headers = forwarded.believed(connection.headers, connection.trusted, base)
+        headers = forwarded.believed(
+            connection.headers, connection.trusted, connection.identified, base
+        )
         depth = forwarded.depth(connection.headers)
         if depth > MOST_DEPTH:
             raise errors.LoopDetected(f"projects that draw each other {depth} levels deep")

@@ -54,6 +54,8 @@ class Connection(HTTPMessageDelegate):
         self._version = ""
         self.peer = ""
         self.trusted = False
+        #: forwarded.identifies
+        self.identified = False
         self.request_id = ""
         self.method = ""
         self.path = ""

@@ -23,7 +23,11 @@ _IN_THE_URL = {
     "host", "forwarded", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port",
     "x-forwarded-prefix",
 }  # fmt: skip
-_IDENTITY_PREFIXES = ("x-qgis-", "x-lizmap-", "x-forwarded-", "x-request-id")
+_IDENTITY_PREFIXES = ("x-qgis-", "x-lizmap-")
+_PROXY_PREFIXES = ("forwarded", "x-forwarded-", "x-request-id")
+#: By this a trusted proxy says that it passes on what anybody sends: the address of the service and
+#: of the client are its word, who the user is is not.
+_IDENTITY = "X-Qgisd-Identity"
 #: What Lizmap says of somebody who is not logged in. Nothing at all means to its plugin that no
 #: rights are asked about, and it opens the data.
 _ANONYMOUS = [("X-Lizmap-User", ""), ("X-Lizmap-User-Groups", "")]
@@ -63,10 +67,20 @@ class Trust:
         return any(address in network for network in self._networks)
 
 
-def believed(headers: HTTPHeaders, trusted: bool, base: str) -> list[tuple[str, str]]:
+def identifies(headers: HTTPHeaders, trusted: bool) -> bool:
+    """Whether the peer may say who a user is, and which project is meant: trusted, and unless it
+    says itself that it cannot vouch for that ("X-Qgisd-Identity: none")."""
+    said = ",".join(headers.get_list(_IDENTITY)).lower().replace(" ", "")
+    return trusted and "none" not in said.split(",")
+
+
+def believed(
+    headers: HTTPHeaders, trusted: bool, identified: bool, base: str
+) -> list[tuple[str, str]]:
     """The headers that QGIS may see, in canonical case, empty ones included.
 
-    A peer that is not trusted is anonymous to Lizmap's plugin, whatever it says of itself.
+    identified: as `identifies` says. Without it, one is anonymous to Lizmap's plugin, whatever one
+    says of oneself.
     Host is that of `base`, what `public_base` says: QGIS builds addresses from its URL and from
     headers, and reads Forwarded in its own way; here they say the same, and it is said once.
     """
@@ -74,12 +88,14 @@ def believed(headers: HTTPHeaders, trusted: bool, base: str) -> list[tuple[str, 
     for name, value in headers.get_all():
         # With underscores too: whoever reads headers as CGI does takes them for the same.
         lower = name.lower().replace("_", "-")
-        if lower in _HOP_BY_HOP or lower in _IN_THE_URL:
+        if lower in _HOP_BY_HOP or lower in _IN_THE_URL or lower == _IDENTITY.lower():
             continue
-        if not trusted and (lower == "forwarded" or lower.startswith(_IDENTITY_PREFIXES)):
+        if not trusted and lower.startswith(_PROXY_PREFIXES):
+            continue
+        if not identified and lower.startswith(_IDENTITY_PREFIXES):
             continue
         kept.append((name, value))
-    if not trusted:
+    if not identified:
         kept += _ANONYMOUS
     kept.append(("Host", base.partition("://")[2].partition("/")[0]))
     return kept

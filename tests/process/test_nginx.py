@@ -20,6 +20,7 @@ from tests.process.tools import TRANSACTION, XML, Raw, background, busy, path
 from tests.support import Daemon, eventually, marked, start_daemon, write_fake_project
 
 Start = Callable[..., Daemon]
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +74,24 @@ def test_what_qgisd_is_told_is_the_truth(front: Daemon, proxy: Nginx) -> None:
     seen = answer.json()
     # The port that the client used is part of it.
     assert seen["url"] == f"http://{proxy.at}/ows/?MAP=a&do=show"
-    names = {name.lower() for name, _ in seen["headers"]}
-    assert not any(name.startswith(("x-lizmap", "x-qgis")) for name in names)
+    headers = {name.lower(): value for name, value in seen["headers"]}
+    assert not any(name.startswith("x-qgis") for name in headers)
+    # To Lizmap's plugin they are nobody, which is less than not being asked.
+    lizmap = {name: value for name, value in headers.items() if "lizmap" in name}
+    assert lizmap == {"x-lizmap-user": "", "x-lizmap-user-groups": ""}
     assert dict(seen["headers"])["X-Forwarded-For"] == "127.0.0.1"
+
+
+def test_nobody_says_who_they_are_in_parameters(front: Daemon) -> None:
+    for name in ("LIZMAP_USER", "%4CIZMAP_USER", "lizmap_user_groups"):
+        for seen in (
+            front.get(path("a", do="show") + f"&{name}=evil"),
+            front.request("POST", "/ows/", f"MAP=a&do=show&{name}=evil".encode(), FORM),
+        ):
+            assert (seen.status, b"evil" in seen.body) == (200, False)
+    body = TRANSACTION.replace(b"/>", b"><!-- LIZMAP_USER=evil --></wfs:Transaction>")
+    assert front.request("POST", path("a", do="show"), body, XML).status == 400
+    assert front.get("/ows/?do=show", headers={"X-Qgis-Project": "a"}).status == 400
 
 
 def test_one_id_is_in_the_answer_and_in_both_logs(

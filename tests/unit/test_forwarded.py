@@ -3,7 +3,7 @@
 import pytest
 from tornado.httputil import HTTPHeaders
 
-from qgisd.http.forwarded import Trust, believed, public_base, request_id
+from qgisd.http.forwarded import Trust, believed, identifies, public_base, request_id
 
 
 def headers(*pairs: tuple[str, str]) -> HTTPHeaders:
@@ -52,34 +52,34 @@ IDENTITY = [
 def test_headers_of_identity_pass_from_trusted_peers_only() -> None:
     given = headers(*IDENTITY, ("Accept", "text/xml"), ("Authorization", "Basic abc"))
     names = {name.lower() for name, _ in IDENTITY}
-    assert believed(given, False, BASE) == [
+    assert believed(given, False, False, BASE) == [
         ("Accept", "text/xml"), ("Authorization", "Basic abc"), *ANONYMOUS,
         ("Host", "maps.example:81"),
     ]  # fmt: skip
-    passed = {name.lower() for name, _ in believed(given, True, BASE)}
+    passed = {name.lower() for name, _ in believed(given, True, True, BASE)}
     others = {"accept", "authorization", "host"}
     in_the_url = {"x-forwarded-host", "forwarded"}
     assert passed == (names | others) - in_the_url
 
 
 def test_an_empty_header_passes_as_an_empty_header() -> None:
-    assert ("X-Lizmap-User-Groups", "") in believed(headers(*IDENTITY), True, BASE)
+    assert ("X-Lizmap-User-Groups", "") in believed(headers(*IDENTITY), True, True, BASE)
 
 
 def test_headers_that_are_given_twice_pass_twice() -> None:
     given = headers(("Cookie", "a=1"), ("Cookie", "b=2"))
-    kept = believed(given, True, BASE)
+    kept = believed(given, True, True, BASE)
     assert kept == [("Cookie", "a=1"), ("Cookie", "b=2"), ("Host", "maps.example:81")]
 
 
 def test_the_host_is_said_once_and_as_in_the_url() -> None:
     given = headers(("Host", "inside:7080"), ("X-Forwarded-Host", "maps.example:81"))
-    assert believed(given, True, BASE) == [("Host", "maps.example:81")]
+    assert believed(given, True, True, BASE) == [("Host", "maps.example:81")]
 
 
 @pytest.mark.parametrize("name", ["X_Lizmap_User", "x_qgis-project", "X-Forwarded_For"])
 def test_a_header_of_identity_cannot_be_disguised_by_underscores(name: str) -> None:
-    assert believed(headers((name, "x")), False, BASE)[:-1] == ANONYMOUS
+    assert believed(headers((name, "x")), False, False, BASE)[:-1] == ANONYMOUS
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -90,7 +90,7 @@ def test_headers_of_one_connection_never_pass(trusted: bool) -> None:
         ("Proxy-Authorization", "Basic x"), ("Host", "here"),
     )  # fmt: skip
     nobody = [] if trusted else ANONYMOUS
-    assert believed(given, trusted, BASE) == [*nobody, ("Host", "maps.example:81")]
+    assert believed(given, trusted, trusted, BASE) == [*nobody, ("Host", "maps.example:81")]
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,24 @@ def test_a_request_id_is_taken_from_trusted_peers_if_it_is_harmless(
     given: str, trusted: bool, used: str
 ) -> None:
     assert request_id(headers(("X-Request-Id", given)), trusted, "fresh") == used
+
+
+def test_a_trusted_proxy_may_say_that_it_vouches_for_nobody() -> None:
+    given = headers(
+        ("X-Qgisd-Identity", "none"), ("X-Lizmap-User", "evil"), ("X-Qgis-Project", "evil"),
+        ("X-Forwarded-For", "10.0.0.1"), ("X-Request-Id", "7"),
+    )  # fmt: skip
+    assert not identifies(given, True)
+    assert believed(given, True, identifies(given, True), BASE) == [
+        ("X-Forwarded-For", "10.0.0.1"),
+        ("X-Request-Id", "7"),
+        *ANONYMOUS,
+        ("Host", "maps.example:81"),
+    ]
+    # Nobody becomes somebody by it.
+    assert not identifies(headers(("X-Qgisd-Identity", "all")), False)
+    assert identifies(headers(("X-Qgisd-Identity", "all")), True)
+    assert identifies(headers(), True)
+    for both in (("none", "all"), ("all", "none"), ("all, None", "")):
+        assert not identifies(headers(*(("X-Qgisd-Identity", one) for one in both)), True)
+    assert not identifies(headers(), False)
