@@ -151,7 +151,7 @@ class Tree:
         """Only itself: what was forked from it lives on, held by the group's lifeline."""
         zygote = self._zygotes.get(do.number)
         if zygote is not None and zygote.child is not None:
-            zygote.message = do.message
+            zygote.message = do.message and do.message + zygote.doing
             zygote.control.close()
             zygote.child.kill()
 

@@ -46,6 +46,7 @@ class FakeBackend:
         if order == "fail":
             raise LoadError("the fake zygote was told to fail")
         if order:
+            begin("dawdling on command")
             time.sleep(float(order))
         return Started("fake", "/wfs3", ["FAKE"], [])
 

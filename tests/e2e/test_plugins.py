@@ -378,7 +378,8 @@ def test_a_plugin_with_a_thread_is_loaded_by_each_worker(
     daemon = real_daemons(
         root,
         pool="workers = 3\nproject_workers = 3",
-        extra=f'[pool.qgis]\nplugin_path = "{copies("b_service", "t_thread")}"\n'
+        http='apis = ["/hello"]',
+        extra=f'[pool.qgis]\nplugin_path = "{copies("b_service", "c_api", "t_thread")}"\n'
         'required_plugins = ["t_thread"]',
     )
     why = "the plugin t_thread has Python thread 'ticker'"
@@ -395,6 +396,9 @@ def test_a_plugin_with_a_thread_is_loaded_by_each_worker(
     # The other one was loaded once, by the zygote that all were forked from.
     counted = count(daemon, "many/world")
     assert counted["loaded_by"] != counted["pid"]
-    assert counted["active"] == ["b_service", "t_thread"]
+    assert counted["active"] == ["b_service", "c_api", "t_thread"]
+    # What needs no project finds all of them, too.
+    assert daemon.get("/hello/layers").json()["project"] is False
+    assert daemon.projects()["(none)"]["generations"][0]["why"] == why
     assert daemon.ows("many/world", **CAPABILITIES).status == 200
     assert crashes(daemon) == {}
