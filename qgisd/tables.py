@@ -1,5 +1,6 @@
 """What `qgisd ctl` prints for people: tables that fit their terminal, and texts."""
 
+import json
 import shlex
 import unicodedata
 from collections.abc import Sequence
@@ -8,19 +9,23 @@ from typing import Any
 
 Row = dict[str, Any]
 
-#: A column is not cut to less.
-_LEAST = 8
+#: A column is not cut to less, nor its heading.
+_LEAST, _LEAST_HEADING = 8, 5
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], width: int | None = None) -> str:
-    """Rows as columns of text. In a terminal of `width` the widest are cut; None: none is."""
+    """Rows as columns of text. In a terminal of `width` headings are cut, then the widest columns,
+    and the name of the only pool is left out; None: nothing is."""
     if not rows:
         return "none"
+    if width is not None and len({row.get("pool") for row in rows}) == 1:
+        columns = [column for column in columns if column != "pool"] or columns
     cells = [[cell(row.get(column)) for column in columns] for row in rows]
     lines = [[column.upper() for column in columns], *cells]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    contents = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(pair) for pair in zip(map(len, columns), contents, strict=True)]
     if width is not None:
-        _shrink(widths, width - 2 * (len(columns) - 1))
+        _shrink(widths, contents, width - 2 * (len(columns) - 1))
     return "\n".join(
         "  ".join(
             cut(text, room).ljust(room) for text, room in zip(line, widths, strict=True)
@@ -29,8 +34,15 @@ def table(rows: Sequence[Row], columns: Sequence[str], width: int | None = None)
     )
 
 
-def _shrink(widths: list[int], room: int) -> None:
-    """Take from the widest, one by one, until all fit or nothing is left to take."""
+def _shrink(widths: list[int], contents: list[int], room: int) -> None:
+    """Take from headings wider than what is below them, then from the widest columns, one by one,
+    until all fit or nothing is left to take."""
+    floors = [max(content, _LEAST_HEADING) for content in contents]
+    spare = [max(0, have - floor) for have, floor in zip(widths, floors, strict=True)]
+    while sum(widths) > room and any(spare):
+        index = spare.index(max(spare))
+        widths[index] -= 1
+        spare[index] -= 1
     while sum(widths) > room:
         widest = max(range(len(widths)), key=widths.__getitem__)
         if widths[widest] <= _LEAST:
@@ -301,6 +313,4 @@ def _leaves(tree: Row, prefix: str) -> list[tuple[str, Any]]:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return json.dumps(value, ensure_ascii=False)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from qgisd.log import redact
 from qgisd.supervisor.exchange import Exchange, Order
 from qgisd.supervisor.story import Story, tell
-from qgisd.words import Reason, RequestClass
+from qgisd.words import Outcome, Reason, RequestClass
 
 _PER_WORKER = 10
+_ANSWERED = (Outcome.OK, Outcome.CACHED, Outcome.ERROR)
 _SLOW_KEPT = 200
 #: Some 2 KiB each.
 _STORIES_KEPT = 2000
@@ -125,13 +126,18 @@ class Recorder:
             self._is_slow(
                 Slow(
                     time.time(), story.request_id, story.project, story.request_class.value,
-                    redact(exchange.order.url), round(story.total_ms / 1000, 3), "answered",
+                    redact(exchange.order.url), round(story.total_ms / 1000, 3),
+                    "answered" if story.outcome in _ANSWERED else story.outcome.value,
                     story.worker,
                 )
             )  # fmt: skip
         return story
 
     def _is_slow(self, slow: Slow) -> None:
+        last = self.slow[-1] if self.slow else None
+        if slow.stack and last is not None and last.request_id == slow.request_id:
+            self.slow[-1] = slow  # its end is known already; now also what it was stuck in
+            return
         self.slow.append(slow)
         self.on_slow(slow)
 

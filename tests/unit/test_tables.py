@@ -70,3 +70,17 @@ def test_a_story_that_goes_on_says_so() -> None:
     text = tables.story_text(story(state="queued", outcome="under_way", status=0, worker=0,
                                    reason="", detail="", generation=0))  # fmt: skip
     assert "queued now, 0 bytes" in text and "no worker had it" in text
+
+
+def test_headings_are_cut_before_what_is_below_them() -> None:
+    rows = [{"pool": "default", "project": "town/streets.qgs", "requests": 12, "errors": 0}]
+    header, row = tables.table(rows, ("pool", "project", "requests", "errors"), 32).splitlines()
+    assert row.split() == ["town/streets.qgs", "12", "0"]
+    assert header.split() == ["PROJECT", "REQUE…", "ERRORS"]
+
+
+def test_the_pool_is_named_where_there_are_several_and_in_pipes() -> None:
+    rows = [{"pool": "one", "id": 1}, {"pool": "two", "id": 2}]
+    assert "POOL" in tables.table(rows, ("pool", "id"), 80)
+    assert "POOL" not in tables.table(rows[:1], ("pool", "id"), 80)
+    assert "POOL" in tables.table(rows[:1], ("pool", "id"))
