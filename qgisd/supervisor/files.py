@@ -27,6 +27,8 @@ class ProjectFiles:
     """Resolves names; emits Changed, Vanished and DataChanged for the files of `projects`.
 
     restart_file: a file that means ReloadOrdered(None) when it is touched; "" for none.
+    reloading: whether such a reload is under way. It may have read what was changed after it began,
+    so that a touch waits for its end.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class ProjectFiles:
         catalog: Catalog,
         interval_s: float,
         restart_file: str,
+        reloading: Callable[[], bool],
         projects: Mapping[str, Project],
         emit: Callable[[e.Event], None],
         log: logging.Logger,
@@ -42,6 +45,8 @@ class ProjectFiles:
         self._interval_s = interval_s
         self._restart_file = restart_file
         self._restart_version = version_of(restart_file) if restart_file else None
+        self._touched = False
+        self._reloading = reloading
         self._projects = projects
         self._emit = emit
         self._log = log
@@ -91,7 +96,9 @@ class ProjectFiles:
 
     def _restart_if_touched(self, version: Version | None) -> None:
         before, self._restart_version = self._restart_version, version
-        if version not in (None, before):
+        self._touched = self._touched or version not in (None, before)
+        if self._touched and not self._reloading():
+            self._touched = False
             self._log.info("%s was touched: the pool is loaded anew", self._restart_file)
             self._emit(e.ReloadOrdered(None))
 

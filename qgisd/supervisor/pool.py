@@ -70,7 +70,13 @@ class Pool(Views):
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(limits, random.random)
         self._files = ProjectFiles(
-            catalog, check_interval_s, restart_file, self._machine.projects, self._handle, self._log
+            catalog,
+            check_interval_s,
+            restart_file,
+            lambda: self._machine.successor is not None,
+            self._machine.projects,
+            self._handle,
+            self._log,
         )
         self._router = router
         self._buffering = buffering

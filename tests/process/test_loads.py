@@ -571,3 +571,35 @@ def test_a_new_generation_whose_workers_never_come_up_leaves_the_old_one_serving
     write_fake_project(fake_roots / "a.qgs", text="new", boot_hang=1)
     eventually(lambda: daemon.projects()["a.qgs"]["state"] == "stale", timeout=5)
     assert daemon.ows("a", do="text").body == b"hello"
+
+
+# the restart file
+
+
+def test_each_touch_of_the_restart_file_is_followed_by_a_reload(
+    daemons: Start, fake_roots: Path, tmp_path: Path
+) -> None:
+    """Also one that comes while a reload is under way: that may have read what was before it."""
+    touched = tmp_path / "restart"
+    touched.touch()
+    daemon = daemons(
+        fake_roots,
+        pool=f'restart_file = "{touched}"',
+        environment={"QGISD_FAKE_START": "1"},
+    )
+    assert daemon.ows("a", do="text").status == 200
+
+    def is_up(number: int) -> bool:
+        return f"zygote {number} is up" in daemon.log()
+
+    old(touched)
+    eventually(lambda: "was touched" in daemon.log())
+    assert not is_up(2), "under way"
+    touched.touch()
+    eventually(lambda: is_up(3), timeout=20)
+    assert daemon.log().count("was touched") == 2
+    # A file that is taken away is not touched.
+    touched.unlink()
+    write_fake_project(fake_roots / "a.qgs", text="changed")
+    eventually(lambda: daemon.ows("a", do="text").body == b"changed")
+    assert daemon.log().count("was touched") == 2 and not is_up(4)
