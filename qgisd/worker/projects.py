@@ -34,8 +34,8 @@ class _BadLayers(QgsProjectBadLayerHandler):  # type: ignore[misc]
 
 class _Clock:
     """How long each layer takes to load: QgsProject says when it has added one, and when it goes
-    on to the next (QGIS 3.22 and 3.40 alike). What newer versions open in parallel before, for
-    projects that ask for it, is counted for none."""
+    on to the next (QGIS 3.22 and 3.40 alike). What newer versions open in parallel before that
+    is counted for none."""
 
     def __init__(self, project: QgsProject) -> None:
         self._project = project

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from tornado.httputil import url_concat
 
-from tests.process.tools import background, busy
+from tests.process.tools import Raw, background, busy
 from tests.support import (
     Daemon,
     Response,
@@ -201,6 +201,18 @@ def test_an_answer_under_way_is_cut_and_not_ended(shared: Daemon) -> None:
         eventually(lambda: running(shared, "stream-1", "streaming"))
         assert call(shared, "DELETE", "/requests/stream-1")[0]["detail"] == "it was streaming"
         assert answer.result().complete is False
+
+
+def test_what_a_slow_client_still_takes_can_be_cut(shared: Daemon) -> None:
+    with Raw(shared, buffer=4096) as client:
+        target = "/ows/?MAP=a&do=chunks&n=20&size=1000000"
+        client.get(target, headers="X-Request-Id: slow-client\r\n")
+        eventually(lambda: running(shared, "slow-client", "sending"))
+        (killed,) = call(shared, "DELETE", "/requests/slow-client")
+        assert (killed["worker"], killed["detail"]) == (None, "it was being sent")
+        body, _ = client.rest()
+        assert not body.endswith(b"0\r\n\r\n")
+    assert call(shared, "GET", "/requests/slow-client")["outcome"] == "aborted"
 
 
 def test_drain_finishes_what_runs_and_refuses_the_rest(shared: Daemon) -> None:

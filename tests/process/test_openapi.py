@@ -61,6 +61,10 @@ def test_it_does_what_it_says(case: Case, base: str) -> None:
     case.call_and_validate(base_url=base, headers=HEADERS, timeout=30)
 
 
+def test_it_is_openapi() -> None:
+    from_dict(DESCRIPTION).validate()
+
+
 def test_the_description_that_is_served_is_the_one_that_was_tried(base: str) -> None:
     request = urllib.request.Request(base + "/api/v1/openapi.json", headers=HEADERS)
     with urllib.request.urlopen(request, timeout=10) as answer:
