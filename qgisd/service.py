@@ -17,7 +17,7 @@ _log = logging.getLogger("qgisd.systemd")
 _LOOK_S = 2.0
 #: What systemd is asked to wait further while something loads: many looks, so that a machine that
 #: is slow does not cost the start; below WatchdogSec, which it would stretch as well.
-_EXTEND_S = 20.0
+EXTEND_S = 20.0
 _ON_THEIR_WAY = ("pending", "loading", "warming")
 #: Names in a status line.
 _NAMED = 3
@@ -55,7 +55,7 @@ class SystemdUnit:
             self._reload.cancel()
         line = "stopping: what runs is finished"
         self._said = line
-        sdnotify.notify("STOPPING=1", f"STATUS={line}", sdnotify.extend(limit_s + _EXTEND_S))
+        sdnotify.notify("STOPPING=1", f"STATUS={line}", sdnotify.extend(limit_s + EXTEND_S))
 
     def close(self) -> None:
         """No more to tell."""
@@ -91,7 +91,7 @@ class SystemdUnit:
     def _tell(self) -> None:
         lines = []
         if self._is_loading():
-            lines.append(sdnotify.extend(_EXTEND_S))
+            lines.append(sdnotify.extend(EXTEND_S))
         status = self._status()
         if self._ready and status != self._said:
             self._said = status

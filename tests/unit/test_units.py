@@ -1,4 +1,6 @@
-"""The units in systemd/: systemd finds nothing wrong with them, and little that is exposed."""
+"""The units in systemd/: systemd finds nothing wrong with them, and little that is exposed. Times
+and sizes in them and in etc/nginx/qgisd.conf fit the defaults of the configuration.
+"""
 
 import re
 import shutil
@@ -7,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from qgisd import config, service
 
 SOURCE = Path(__file__).resolve().parents[2]
 UNITS = SOURCE / "systemd"
@@ -88,3 +92,28 @@ def test_users_and_folders_of_the_units_are_made() -> None:
     folders = (UNITS / "qgisd.tmpfiles").read_text()
     credential = re.search(r"LoadCredential=secrets:(\S+)", unit)
     assert credential and f"d {credential[1]} 0700 root root" in folders
+
+
+def number(text: str, name: str) -> int:
+    """The figure of a setting, without its unit."""
+    found = re.search(rf"^\s*{name}[ =](?:\d+ )?(\d+)[a-z]*;?", text, re.MULTILINE)
+    assert found, name
+    return int(found[1])
+
+
+def test_times_of_the_unit_fit_those_of_the_daemon() -> None:
+    unit = (UNITS / "qgisd.service").read_text()
+    pool, daemon = config.Pool(), config.Daemon()
+    assert number(unit, "TimeoutStartSec") >= pool.zygote_timeout_s
+    assert number(unit, "TimeoutStopSec") > daemon.shutdown_timeout_s + pool.stop_timeout_s
+    # What extends a start would stretch the watchdog as well.
+    assert number(unit, "WatchdogSec") > service.EXTEND_S
+
+
+def test_times_and_sizes_of_nginx_fit_those_of_the_daemon() -> None:
+    site = (SOURCE / "etc" / "nginx" / "qgisd.conf").read_text()
+    pool, http = config.Pool(), config.Http()
+    assert number(site, "client_max_body_size") << 20 == http.max_body
+    assert number(site, "large_client_header_buffers") << 10 >= http.max_url
+    assert number(site, "proxy_send_timeout") == http.client_timeout_s
+    assert number(site, "proxy_read_timeout") > pool.print_timeout_s + pool.stream_timeout_s
