@@ -1,11 +1,11 @@
-# make run · make test · make check · make bench
+# make run · make test · make test-trixie · make check · make bench
 # Every target installs what it needs first; on Debian, apt packages too (as root, or by sudo).
 
 VENV := .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:7080
 
-.PHONY: run test test-systemd chaos check docs install install-system system bench clean
+.PHONY: run test test-trixie test-systemd chaos check docs install install-system system bench clean
 
 run: install
 	@echo; echo "A map:  http://$(LISTEN)/ows/p/world?SERVICE=WMS&VERSION=1.3.0&REQUEST=GetMap&LAYERS=world&STYLES=&CRS=EPSG:4326&BBOX=-90,-180,90,180&WIDTH=1200&HEIGHT=600&FORMAT=image/png"; echo
@@ -14,6 +14,10 @@ run: install
 test: install
 	./scripts/system-packages test
 	$(BIN)/python -m pytest $(ARGS)
+
+# The same on Debian 13, as root: a tree of its own, made once, below ~/.cache/qgisd.
+test-trixie:
+	./scripts/test-trixie $(ARGS)
 
 # A booted Debian 13: installed, behind nginx, reloaded and restarted under load. Only root can.
 test-systemd:

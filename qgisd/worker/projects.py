@@ -9,11 +9,11 @@ import zipfile
 from typing import IO, Any
 from xml.etree.ElementTree import ParseError, iterparse
 
-from qgis.core import Qgis, QgsProject, QgsProjectBadLayerHandler
+from qgis.core import QgsProject, QgsProjectBadLayerHandler
 from qgis.server import QgsServerProjectUtils, QgsServerSettings
 
 from qgisd import wire
-from qgisd.worker import datafiles
+from qgisd.worker import datafiles, features
 from qgisd.worker.backend import LoadError, Project
 
 #: Providers whose state does not survive a fork, with the failure that was seen. None so far:
@@ -56,43 +56,6 @@ class _Clock:
         self.ms[layer.id()] = (time.monotonic() - self._mark) * 1000
 
 
-def _read_flags(settings: QgsServerSettings) -> Any:
-    """Flags of QgsProject::read; the enum moved from QgsProject to Qgis with 3.26."""
-    home = getattr(Qgis, "ProjectReadFlag", None)
-    if home is not None and hasattr(home, "DontStoreOriginalStyles"):
-        names = {
-            "styles": home.DontStoreOriginalStyles,
-            "trust": home.TrustLayerMetadata,
-            "layouts": home.DontLoadLayouts,
-            "readonly": getattr(home, "ForceReadOnlyLayers", None),
-        }
-        flags = Qgis.ProjectReadFlags()
-    else:
-        names = {
-            "styles": QgsProject.FlagDontStoreOriginalStyles,
-            "trust": QgsProject.FlagTrustLayerMetadata,
-            "layouts": QgsProject.FlagDontLoadLayouts,
-            "readonly": None,
-        }
-        flags = QgsProject.ReadFlags()
-    flags |= names["styles"]
-    if settings.trustLayerMetadata():
-        flags |= names["trust"]
-    if settings.getPrintDisabled():
-        flags |= names["layouts"]
-    force = getattr(settings, "forceReadOnlyLayers", None)
-    if force is not None and force() and names["readonly"] is not None:
-        flags |= names["readonly"]
-    return flags
-
-
-def _new_project() -> QgsProject:
-    """Without the style database where QgsProject can be told so (3.26), as the server does."""
-    if hasattr(Qgis, "ProjectCapabilities"):
-        return QgsProject(None, Qgis.ProjectCapabilities())
-    return QgsProject()
-
-
 def load(
     path: str, settings: QgsServerSettings, strict: bool, watch_data: bool
 ) -> tuple[QgsProject, Project]:
@@ -104,13 +67,13 @@ def load(
     """
     _check_root(path)
     begun = datafiles.now_ns()
-    project = _new_project()
+    project = features.new_project()
     handler = _BadLayers()
     project.setBadLayerHandler(handler)
     # Virtual layers look for the layers they are made of in QgsProject.instance().
     QgsProject.setInstance(project)
     clock = _Clock(project)
-    read = project.read(path, _read_flags(settings))
+    read = project.read(path, features.read_flags(settings))
     clock.stop()
     if not read:
         raise LoadError(project.error() or f"QGIS cannot read {path} as a project")

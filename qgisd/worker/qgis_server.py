@@ -22,7 +22,7 @@ from qgis.server import (
 )
 
 from qgisd import wire
-from qgisd.worker import fork, nesting, plugins, projects, warmup, writes
+from qgisd.worker import features, fork, nesting, plugins, projects, warmup, writes
 from qgisd.worker.backend import Answer, LoadError, Project, Started, WarmStep
 from qgisd.worker.fork import HARMLESS_IN_ZYGOTE
 from qgisd.worker_settings import ZygoteSettings
@@ -33,7 +33,7 @@ _METHODS = {
     "POST": QgsServerRequest.PostMethod,
     "PUT": QgsServerRequest.PutMethod,
     "DELETE": QgsServerRequest.DeleteMethod,
-    "PATCH": getattr(QgsServerRequest, "PatchMethod", QgsServerRequest.PostMethod),
+    "PATCH": features.PATCH_METHOD,
 }
 #: What QGIS logs when a request fails whose first bytes are gone (qgsserverresponse.cpp).
 _TOO_LATE = "Cannot write exception after header sent"
@@ -73,8 +73,7 @@ class QgisBackend:
             raise LoadError("QGIS Server's modules are missing: apt-get install qgis-server")
         deferred = self._settings.threaded_plugins
         states = self._plugins.load(interface, deferred, self._staying, begin)
-        features = registry.getApi("OGC WFS3 (Draft)") or registry.getApi("OGC API - Features")
-        root = features.rootPath() if features is not None else "/wfs3"
+        root = features.features_root(registry)
         return Started(Qgis.QGIS_VERSION, root, services, states, threaded=self._plugins.threaded)
 
     def _staying(self) -> list[fork.Thread]:

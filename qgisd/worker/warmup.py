@@ -14,6 +14,7 @@ from qgis.core import QgsCoordinateTransform, QgsCsException, QgsProject, QgsRec
 from qgis.server import QgsServerProjectUtils
 
 from qgisd import wire
+from qgisd.worker import features
 from qgisd.worker.backend import WarmStep
 
 HOST = "warmup.qgisd.invalid"
@@ -119,4 +120,4 @@ def _name_of(layer: Any, project: QgsProject) -> str:
     """What LAYERS calls it."""
     if QgsServerProjectUtils.wmsUseLayerIds(project):
         return str(layer.id())
-    return str(layer.shortName() or layer.name())
+    return str(features.short_name(layer) or layer.name())

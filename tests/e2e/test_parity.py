@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.e2e.helpers import ProjectSet, Reference, assert_same, without_box
-from tests.support import Daemon
+from tests.support import Daemon, Response
 
 StartReference = Callable[[str], Reference]
 ALL = ("demo", "world", "broken", "mixed", "postgres", "remote")
@@ -44,6 +44,9 @@ class Case:
 
 
 PNG, JPEG, PDF = b"\x89PNG\r\n", b"\xff\xd8\xff", b"%PDF-"
+#: Pictures that a plain QGIS 3.40 itself draws in two ways, at random, in one process: which of
+#: several labels that fit equally well is placed. Ours must be one of those.
+SEVERAL = {"tile-degrees"}
 WMS = "SERVICE=WMS&VERSION=1.3.0"
 MAP_OF = "LAYERS={vector}&STYLES=&CRS=EPSG:4326&WIDTH=400&HEIGHT=200"
 WORLD_BOX = "BBOX=-90,-180,90,180"
@@ -251,17 +254,24 @@ def ask_both(
         ours = daemon.request("POST", target, body.encode(), case.headers)
     else:
         ours = daemon.get(target, headers=case.headers)
-    if case.headers == FORM:  # documented: a form becomes the GET it stands for
-        plain = reference.ask(project.path, f"{target}&{body}", "GET", b"", case.headers)
-    else:
+
+    def ask_plain() -> Response:
+        if case.headers == FORM:  # documented: a form becomes the GET it stands for
+            return reference.ask(project.path, f"{target}&{body}", "GET", b"", case.headers)
         method = "POST" if body else "GET"
-        plain = reference.ask(project.path, target, method, body.encode(), case.headers)
+        return reference.ask(project.path, target, method, body.encode(), case.headers)
+
+    plain = ask_plain()
     assert ours.status == case.status, ours.body[:500]
     expected = case.holds.replace(b"{value}", project.value.encode())
     if expected in (PNG, JPEG, PDF, b"II*\0"):
         assert ours.body.startswith(expected), ours.body[:500]
     else:
         assert expected.lower() in ours.body.lower(), ours.body[:500]
+    if case.id in SEVERAL:
+        tries = iter(range(20))
+        while plain.body != ours.body and next(tries, None) is not None:
+            plain = ask_plain()
     if project.name.startswith("remote/") and case.id.startswith("features-"):
         ours, plain = without_box(ours), without_box(plain)
     assert_same(ours, plain)
