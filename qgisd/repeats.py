@@ -1,7 +1,8 @@
 """A rate limit for the log: what is said again and again is said a few times, then counted.
 
-What is the same is a matter of logger, level and template, less its numbers. Lines of requests
-(`safe`, see log.py) are never left out: each is asked for.
+What is the same is a matter of logger, level and text, less numbers and ids; a record may have
+another text for that, as `same`. Lines of requests (`safe`, see log.py), and of who changed what,
+are never left out.
 """
 
 import logging
@@ -15,7 +16,9 @@ BURST = 10
 WINDOW_S = 60.0
 #: Different messages that are counted at once; beyond that the oldest are forgotten.
 _MOST = 1000
-_NUMBERS = re.compile(r"\d+")
+#: Request ids that are made here have 16 digits.
+_NUMBERS = re.compile(r"\b[0-9a-f]{16}\b|\d+")
+_COMPLETE = ("qgisd.admin",)
 
 Key = tuple[str, int, str]
 
@@ -47,7 +50,10 @@ class Repeats(logging.Filter):
         """Whether to show it."""
         if getattr(record, "safe", False) or getattr(record, "told", False):
             return True
-        key = (record.name, record.levelno, _NUMBERS.sub("#", str(record.msg)))
+        if record.name in _COMPLETE:
+            return True
+        same = getattr(record, "same", None) or record.getMessage()
+        key = (record.name, record.levelno, _NUMBERS.sub("#", same))
         now = self._clock()
         seen = self._seen.get(key)
         if seen is not None and now - seen.since >= WINDOW_S:

@@ -155,10 +155,10 @@ class Hearing:
         about = self._about(token)
         who = about.get("request_id") or token.partition(" ")[0]
         for level, tag, text in messages(lines):
-            # The id is an argument, so that the same text is a repeat whoever asked (repeats.py).
             said = ": ".join(str(part) for part in (about.get("project"), tag, text) if part)
             fields = about | {"tag": tag} if tag else about
-            self._log.log(level, "%s " + said.replace("%", "%%"), who, extra={"fields": fields})
+            # The same text is a repeat, whoever asked (repeats.py).
+            self._log.log(level, f"{who} {said}", extra={"fields": fields, "same": said})
 
     def _about(self, token: str) -> dict[str, str | int]:
         """Whose process it is, and over which request."""

@@ -358,7 +358,27 @@ def test_what_is_said_again_and_again_is_counted() -> None:
     assert told.lines[-1] == "worker 99 died"
 
 
-def test_without_arguments_the_numbers_do_not_count() -> None:
+def test_other_arguments_are_another_message_and_ids_do_not_count() -> None:
+    told = Told()
+    for number in range(BURST + 5):
+        told.logger.info("plugin %s loaded", "abcdefghijklmnop"[number])
+        told.logger.info("request %s runs again", f"{number:016x}")
+        told.logger.info("asked by %s", f"me{'x' * number}", extra={"same": "asked"})
+    words = [line.split()[0] for line in told.lines]
+    assert words.count("plugin") == BURST + 5
+    assert words.count("request") == words.count("asked") == BURST
+
+
+def test_who_changed_what_is_told_each_time() -> None:
+    told = Told()
+    admin = logging.Logger("qgisd.admin")
+    admin.addHandler(told.logger.handlers[0])
+    for _ in range(BURST + 5):
+        admin.info("POST /api/v1/reload by uid 0: 200")
+    assert len(told.lines) == BURST + 5
+
+
+def test_the_numbers_do_not_count() -> None:
     told = Told()
     for number in range(50):
         told.logger.info(f"a.qgs: worker {number} ended")
