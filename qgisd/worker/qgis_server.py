@@ -157,7 +157,9 @@ class QgisBackend:
         response = self._response = _Response(answer, filtered)
         nesting.enter(request.headers)
         try:
-            with writes.keeping_the_journal(request.writes):
+            # Access control of a plugin sets filters, too, whatever the request.
+            opens = request.writes or writes.filters(request.url) or self._plugins.loaded()
+            with writes.keeping_the_journal(bool(opens) and not writes.reads_on(request.method)):
                 self._server.handleRequest(qgis_request, response, self._project)
         except Exception as error:  # a plugin's, out of a virtual method
             print(f"request failed: {type(error).__name__}: {error}", file=sys.stderr)

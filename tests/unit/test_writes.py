@@ -21,6 +21,21 @@ def test_it_is_set_while_a_request_writes_whatever_becomes_of_it(
     assert OPTION not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("query", "sets_one"),
+    [
+        ('SERVICE=WMS&REQUEST=GetMap&FILTER=a:"b" = 1', True),
+        ("filter=x", True),
+        ("SERVICE=WFS&EXP_FILTER=x", True),
+        ("SERVICE=WMS&%46ILTER=x", True),
+        ("SERVICE=WMS&REQUEST=GetMap&LAYERS=filter", False),
+        ("FILTER_GEOM=POINT(0 0)", False),
+    ],
+)
+def test_a_filter_is_told_by_its_parameter(query: str, sets_one: bool) -> None:
+    assert writes.filters(f"http://host/ows/?MAP=a&{query}") is sets_one
+
+
 def test_what_the_operator_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OPTION, "WAL")
     with writes.keeping_the_journal(writes=True):
