@@ -36,7 +36,7 @@ _OTHERS = (
     ("Warning 1: Unable to find driver", logging.DEBUG),
 )
 #: What QGIS warns of in daily life: its own cache of capabilities, and that of rule 3 of the fork.
-_DAILY = re.compile(r"(?:Set )?W\w+ capabilities document .*in cache|inotify_add_watch\(")
+_DAILY = re.compile(r"(?:Set |Found )?W\w+ capabilities document .*in cache|inotify_add_watch\(")
 
 Message = tuple[int, str, str]
 

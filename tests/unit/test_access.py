@@ -2,12 +2,14 @@
 
 import logging
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qgisd import log
+from qgisd.http import access
 from qgisd.http.access import Access
 from qgisd.supervisor.recorder import story_of
 from qgisd.words import Outcome
@@ -64,3 +66,10 @@ def test_neither_path_nor_reason_shows_a_secret_or_forges_a_line(
         Access().ended(connection(path=path), 0, "password=hunter2", None)
         (line,) = capsys.readouterr().err.splitlines()
         assert "hunter2" not in line
+
+
+def test_the_page_about_logs_names_every_field() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "logs.md").read_text()
+    it = exchange()
+    fields = access._fields(connection(), 12, 1.0, "", story_of(it, 12.0))
+    assert [name for name in fields if f"`{name}`" not in page and name != "method"] == []
