@@ -86,6 +86,13 @@ def size(number: int | None) -> str | None:
     return None if number is None else f"{number / (1 << 20):.0f} MiB"
 
 
+def _share(used: int | None, limit: int | None) -> str | None:
+    """Bytes used, of those that may be."""
+    if used is None or limit is None:
+        return None
+    return f"{used >> 20}/{limit >> 20} MiB"
+
+
 def stats_text(pools: list[Row], width: int | None = None) -> str:
     """`ctl stats`: a pool in a line."""
     rows = []
@@ -98,13 +105,14 @@ def stats_text(pools: list[Row], width: int | None = None) -> str:
                 "workers": len(states),
                 "idle": states.count("idle"),
                 "busy": f"{pool['busy']}/{pool['slots']}",
+                "memory": _share(pool["memory_bytes"], pool["memory_limit_bytes"]),
                 "requests": sum(project["requests"] for project in pool["projects"]),
                 "errors": sum(project["errors"] for project in pool["projects"]),
                 "retried": sum(project["retried"] for project in pool["projects"]),
             }
         )
     columns = ["pool", "zygote", "qgis", "projects", "workers", "idle", "busy", "queued",
-               "requests", "errors", "retried"]  # fmt: skip
+               "memory", "requests", "errors", "retried"]  # fmt: skip
     if any(pool["draining"] for pool in pools):
         columns.append("draining")
     return table(rows, columns, width)

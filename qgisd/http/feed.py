@@ -154,6 +154,8 @@ def _pool(view: PoolView) -> dict[str, Any]:
         "busy": view.busy,
         "slots": view.slots,
         "queued": view.queued,
+        "memory_bytes": view.memory_bytes,
+        "memory_limit_bytes": view.memory_limit_bytes,
         "workers": view.workers,
         "projects": [
             {

@@ -98,6 +98,9 @@ class Pool(Answer):
     """So many may be busy at once."""
     queued: int
     draining: bool
+    memory_bytes: int | None
+    """PSS of all its processes; null until they were looked at."""
+    memory_limit_bytes: int | None
 
 
 class HealthReport(Answer):

@@ -20,6 +20,9 @@ class Core:
 
     #: The pool uses more memory than it may, and loads nothing new.
     over_budget = False
+    #: PSS of the pool at the last sample, and what it may have; bytes, 0 until then.
+    memory = 0
+    memory_limit = 0
 
     def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
         self.limits = limits

@@ -5,7 +5,7 @@ Load, reload, drop, pin; end a request or a worker; drain. The end of the daemon
 
 from qgisd.errors import EndedByOperator
 from qgisd.supervisor import events as e
-from qgisd.supervisor.model import Job, Zygote
+from qgisd.supervisor.model import Job, Project, Zygote
 from qgisd.supervisor.pressure import Pressure
 from qgisd.supervisor.states import JobState
 from qgisd.words import NoteKind, Reason
@@ -35,10 +35,20 @@ class Interventions(Pressure):
         if event.project is not None:
             project = self.projects.get(event.project)
             if project is not None:
+                self._forgive(project)
                 self._new_generation(project, Reason.RELOAD)
-        elif self.successor is None:
+            return
+        for project in self.projects.values():
+            self._forgive(project)
+        if self.successor is None:
             self.successor = Zygote(self._next_zygote())
             self._start_zygote(self.successor)
+
+    @staticmethod
+    def _forgive(project: Project) -> None:
+        """Who orders a reload has mended something."""
+        if project.breaker is not None:
+            project.breaker.reset()
 
     def _on_drop_ordered(self, event: e.DropOrdered) -> None:
         project = self.projects.get(event.project)

@@ -57,6 +57,7 @@ class Pressure(Loads):
             worker.reason = reason
 
     def _mind_pool(self, pss: int, budget: int) -> None:
+        self.memory, self.memory_limit = pss, budget
         self._samples_since_kill += 1
         was, self.over_budget = self.over_budget, pss > budget
         if self.over_budget != was:

@@ -175,6 +175,9 @@ class PoolView:
     snapshots: int
     queued: int
     draining: bool
+    #: PSS of all its processes, and what they may have; None until they were looked at.
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
 
 
 def view_of(
@@ -208,6 +211,8 @@ def view_of(
         ),
         queued=machine.queue.length,
         draining=machine.stopping or machine.draining,
+        memory_bytes=machine.memory or None,
+        memory_limit_bytes=machine.memory_limit or None,
     )
 
 

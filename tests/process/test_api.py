@@ -43,7 +43,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, roots: Path) -> Iterator[Da
     daemon = start_daemon(
         tmp_path_factory.mktemp("shared"),
         roots,
-        pool="slow_s = 0.3",
+        pool="slow_s = 0.3\nmemory_interval_s = 0.5",
         extra='[pools.main]\nroute = ""\n[pools.other]\nroute = "/other"\nworkers = 2',
     )
     yield daemon
@@ -73,6 +73,8 @@ def test_it_says_who_it_is(shared: Daemon) -> None:
     assert 0 < root["uptime_s"] < 600 and abs(time.time() - root["started"]) < 600
     (other,) = call(shared, "GET", "/pools", pool="other")
     assert (other["pool"], other["slots"], other["zygote"]) == ("other", 2, "up")
+    sampled = eventually(lambda: (row := call(shared, "GET", "/pools")[0])["memory_bytes"] and row)
+    assert 1 << 20 < sampled["memory_bytes"] < sampled["memory_limit_bytes"]
     assert "no pool 'x'" in call(shared, "GET", "/pools", 404, pool="x")["detail"]
 
 

@@ -1,5 +1,7 @@
 """What operators order of the machine: end a worker or a request, pin and unpin, drain."""
 
+import pytest
+
 from qgisd.errors import EndedByOperator, Unavailable
 from qgisd.supervisor import events as e
 from qgisd.supervisor.states import WorkerState
@@ -158,6 +160,26 @@ def test_a_request_that_is_over_is_left_alone() -> None:
     w.done(job)
     w.tell(e.JobKillOrdered(job))
     assert (kills(w), w.worker(worker).state) == ([], WorkerState.IDLE)
+
+
+# reloads
+
+
+@pytest.mark.parametrize("what", [A, None])
+def test_a_reload_by_order_closes_the_breaker(what: str | None) -> None:
+    w = world(breaker_failures=2)
+    for _ in range(4):
+        job = w.arrive(A)
+        w.settle()
+        if w.worker_of(job):
+            w.lose_worker(w.worker_of(job))
+            w.settle()
+    refused = w.arrive(A)
+    assert isinstance(w.clients[refused].error, Unavailable)
+    w.tell(e.ReloadOrdered(what))
+    job = w.arrive(A)
+    w.drain()
+    assert w.clients[job].ends == ["done"]
 
 
 # pins
