@@ -33,6 +33,8 @@ class Client:
     token: str
     pool: str | None
     as_json: bool
+    #: Columns that tables may take; None: as many as they like.
+    width: int | None
 
     def call(self, method: str, path: str, **query: str) -> Any:
         """One call, of the pool if one is named. Ends the command with a message if it fails."""
@@ -54,11 +56,9 @@ def stop(error: ctl.CtlError) -> Any:
     sys.exit(error.code)
 
 
-def width() -> int | None:
-    """Columns of the terminal; None where nobody looks, so that nothing is cut."""
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
-        return shutil.get_terminal_size().columns
-    return None
+def _terminal() -> int | None:
+    """Columns of the terminal; None where there is none, so that a pipe gets all."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _read_token(path: Path | None) -> str:
@@ -80,6 +80,11 @@ def _read_token(path: Path | None) -> str:
 )
 @click.option("--pool", help="Only this pool.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
+@click.option(
+    "--width",
+    type=click.IntRange(min=20),
+    help="Columns that tables may take; by default those of the terminal, in a pipe all they need.",
+)
 @click.pass_context
 def control(
     context: click.Context,
@@ -88,13 +93,16 @@ def control(
     token_file: Path | None,
     pool: str | None,
     as_json: bool,
+    width: int | None,
 ) -> None:
     """Look at a running daemon, and tell it what to do.
 
     Exit codes: 0 done, 1 it failed or was refused, 2 the command or the configuration is wrong,
     3 no daemon answers there, 4 not allowed.
     """
-    context.obj = Client(admin or _listener(path), _read_token(token_file), pool, as_json)
+    context.obj = Client(
+        admin or _listener(path), _read_token(token_file), pool, as_json, width or _terminal()
+    )
 
 
 def _listener(path: Path | None) -> str:
@@ -134,7 +142,7 @@ def _looks(name: str, path: str, text: Callable[[Any, int | None], str], about: 
     @click.pass_obj
     def verb(client: Client) -> None:
         content = client.call("GET", path)
-        client.show(content, text(content, width()))
+        client.show(content, text(content, client.width))
 
 
 _looks("stats", "/stats", tables.stats_text, "Pools in one line each.")
@@ -173,7 +181,7 @@ def project(client: Client, project: str, last_crash: bool) -> None:
         client.show(content, tables.crash_text(content))
         return
     content = client.call("GET", _path(project))
-    client.show(content, tables.project_text(content, width()))
+    client.show(content, tables.project_text(content, client.width))
 
 
 @control.command()
@@ -221,7 +229,7 @@ def top(client: Client, once: bool, interval: float) -> None:
             if client.as_json:
                 click.echo(json.dumps({"pools": pools, "requests": stories}))
             else:
-                _draw(_picture(pools, stories, before, now - looked), once)
+                _draw(_picture(pools, stories, before, now - looked, client.width), once)
             if once:
                 return
             before, looked = {(row["pool"], row["project"]): row for row in _projects(pools)}, now
@@ -235,7 +243,11 @@ def _projects(pools: list[Any]) -> list[Any]:
 
 
 def _picture(
-    pools: list[Any], stories: list[Any], before: dict[tuple[str, str], Any], seconds: float
+    pools: list[Any],
+    stories: list[Any],
+    before: dict[tuple[str, str], Any],
+    seconds: float,
+    room: int | None,
 ) -> str:
     rows = []
     for row in _projects(pools):
@@ -260,7 +272,6 @@ def _picture(
     rows.sort(key=lambda row: (-row["busy"], -row["queued"], -(row["req/s"] or 0), row["project"]))
     columns = ("project", "state", "busy", "queued", "workers", "memory", "req/s", "mean_ms",
                "requests", "errors")  # fmt: skip
-    room = width()
     return "\n".join(
         [
             tables.stats_text(pools, room),
@@ -287,7 +298,7 @@ def _draw(text: str, once: bool) -> None:
 def _results(client: Client, content: Any) -> None:
     """Show what came of orders; fail if one did."""
     rows = content if isinstance(content, list) else [content]
-    client.show(content, tables.result_rows(rows, width()))
+    client.show(content, tables.result_rows(rows, client.width))
     sys.exit(0 if all(row["ok"] for row in rows) else 1)
 
 
@@ -341,7 +352,7 @@ def kill(client: Client, what: str, number_or_id: str) -> None:
     """End a worker by its number, or a request by its id; its client gets an error."""
     content = client.call("DELETE", f"/{what}s/{quote(number_or_id, safe='')}")
     rows = content if isinstance(content, list) else [content]
-    client.show(content, tables.killed_rows(rows, width()))
+    client.show(content, tables.killed_rows(rows, client.width))
 
 
 @control.command()
@@ -352,7 +363,7 @@ def drain(client: Client, wait: bool) -> None:
     content = client.call("POST", "/drain")
     while wait and client.call("GET", "/requests"):
         time.sleep(_LOOK_S)
-    client.show(content, tables.drain_rows(content, width()))
+    client.show(content, tables.drain_rows(content, client.width))
 
 
 @control.command()
@@ -360,4 +371,4 @@ def drain(client: Client, wait: bool) -> None:
 def undrain(client: Client) -> None:
     """Take requests again."""
     content = client.call("POST", "/undrain")
-    client.show(content, tables.drain_rows(content, width()))
+    client.show(content, tables.drain_rows(content, client.width))
