@@ -23,8 +23,10 @@ from qgisd.worker_settings import ZygoteSettings
 
 #: From nothing to everything: `pool.warmup`.
 LEVELS = ("off", "capabilities", "map")
-#: Of `warmup_s`: as the snapshot then repeats what was rehearsed.
+#: Of the time there is: as the snapshot then repeats what was rehearsed.
 _SHARE = 0.5
+#: Of what the load took: so much time there is at least, as a busy machine is slow with both.
+_OF_LOAD = 0.25
 _DONE = b"."
 
 
@@ -62,6 +64,7 @@ def warm_up(
     backend: Backend,
     settings: ZygoteSettings,
     project: str,
+    load_s: float,
     announce: Callable[[int, int], None],
 ) -> Warmed:
     """Warm this snapshot up as far as it goes. Call while single-threaded.
@@ -79,7 +82,8 @@ def warm_up(
     if not any(step.requests for step in steps):
         return Warmed()
     started = time.monotonic()
-    count, why = _rehearse(backend, settings, steps, announce)
+    limit_s = max(settings.warmup_s, load_s * _OF_LOAD)
+    count, why = _rehearse(backend, settings, steps, limit_s, announce)
     level, said, errors = "off", [], 0
     for step in steps:
         done = step.requests[: max(0, count)]
@@ -101,6 +105,7 @@ def _rehearse(
     backend: Backend,
     settings: ZygoteSettings,
     steps: list[WarmStep],
+    limit_s: float,
     announce: Callable[[int, int], None],
 ) -> tuple[int, str]:
     """How many requests, in order, end well in a fork; and what stopped it, if anything did."""
@@ -114,7 +119,7 @@ def _rehearse(
     os.close(theirs)
     pidfd = os.pidfd_open(pid)
     announce(pid, pidfd)
-    deadline = time.monotonic() + settings.warmup_s * _SHARE
+    deadline = time.monotonic() + limit_s * _SHARE
     heard, late = _listen(ours, deadline)
     if late:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -125,7 +130,7 @@ def _rehearse(
     if staying:
         return len(done), f"threads stay after the next: {staying.decode(errors='replace')}"
     if late:
-        return len(done), f"no more within warmup_s = {settings.warmup_s:g}"
+        return len(done), f"no more within {limit_s:.3g} s"
     if code:
         return len(done), f"the next ended the process that tried it with {code}"
     return len(done), ""

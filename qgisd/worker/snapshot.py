@@ -56,7 +56,7 @@ def run_snapshot(
     warmed = rehearsal.Warmed()
     if not why:
         with pace():
-            warmed = rehearsal.warm_up(backend, settings, order.project, announce)
+            warmed = rehearsal.warm_up(backend, settings, order.project, load_ms / 1000, announce)
         why = _why_not_forked(settings, project, threads)
     mode = Mode.LOADED if why else Mode.FORKED
     fork.prepare_to_fork()

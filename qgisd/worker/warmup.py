@@ -57,8 +57,9 @@ def _maps(project: QgsProject) -> Iterator[dict[str, str]]:
     if not crs.isValid() or not crs.authid():
         return
     layers = _local_layers(project)
-    for first in range(0, len(layers), _AT_ONCE):
-        some = layers[first : first + _AT_ONCE]
+    # One alone to begin with: it opens what all have in common.
+    for first in [0, *range(1, len(layers), _AT_ONCE)]:
+        some = layers[first : first + _AT_ONCE] if first else layers[:1]
         box = _box_of(some, project)
         if box.isEmpty() or not box.isFinite():
             continue

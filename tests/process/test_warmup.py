@@ -63,7 +63,7 @@ def test_a_warm_up_that_goes_wrong_leaves_the_snapshot_as_it_was(
         "thread": "threads stay after the next: Python thread",
         "crash": "the next ended the process that tried it with -11",
         "exit&code=3": "the next ended the process that tried it with 3",
-        "hang": "no more within warmup_s = 2",
+        "hang": "no more within 2 s",
     }
     for number, trick in enumerate(expected):
         write_fake_project(
