@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.source import GOOD, Source
+from tests.chaos.source import Source
 from tests.e2e.helpers import need_program, need_qgis
-from tests.support import Daemon, eventually, marked, start_daemon
+from tests.support import Daemon
 from tests.ui.browser import Browser, browser
 from tests.ui.forward import forwarded
 from tests.ui.projects import write_projects
-
-#: A request that gets no answer from its source is stuck for as long as these tests need.
-PATIENT = "workers = 4\nproject_workers = 2\nidle_worker_s = 600\nrequest_timeout_s = 100"
-NETWORK = "[pool.qgis]\nnetwork_timeout_s = 100"
+from tests.ui.scene import serving
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,14 +36,8 @@ def qgisd(tmp_path_factory: pytest.TempPathFactory, source: Source) -> Iterator[
     need_qgis()
     root = tmp_path_factory.mktemp("projects")
     write_projects(root, source.url)
-    folder = tmp_path_factory.mktemp("daemon")
-    daemon = start_daemon(
-        folder, root, backend="qgis", pool=PATIENT, projects='pinned = ["world"]', extra=NETWORK
-    )
-    yield daemon
-    source.mode = GOOD
-    assert daemon.stop() == 0, daemon.log()[-2000:]
-    eventually(lambda: not marked(daemon.mark), timeout=5)
+    with serving(tmp_path_factory.mktemp("daemon"), root) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,15 +10,11 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium_axe_python import Axe
 
-from tests.chaos.source import GOOD, HANG, Source
+from tests.chaos.source import Source
 from tests.support import Daemon, eventually
 from tests.ui.browser import Browser
 from tests.ui.projects import HOSTILE
-
-MAP = {
-    "SERVICE": "WMS", "VERSION": "1.1.1", "REQUEST": "GetMap", "SRS": "EPSG:4326", "STYLES": "",
-    "BBOX": "-180,-90,180,90", "WIDTH": 600, "HEIGHT": 300, "FORMAT": "image/png",
-}  # fmt: skip
+from tests.ui.scene import MAP, stuck
 
 
 def project(name: str) -> str:
@@ -343,18 +338,6 @@ def test_the_keyboard_is_enough(page: Browser) -> None:
 
 
 # what is stuck
-
-
-@contextmanager
-def stuck(qgisd: Daemon, source: Source) -> Any:
-    """A map whose source never answers, asked for by a client: its future answer."""
-    assert qgisd.ows("stuck", LAYERS="wms", **MAP).status == 200
-    source.mode = HANG
-    with ThreadPoolExecutor(1) as threads:
-        try:
-            yield threads.submit(qgisd.ows, "stuck", 90, LAYERS="wms,borders", **MAP)
-        finally:
-            source.mode = GOOD
 
 
 def test_a_stuck_project_is_shown_within_5_s_and_ended_with_one_click(

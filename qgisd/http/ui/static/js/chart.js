@@ -2,7 +2,7 @@
 
 import { mark, s } from "./dom.js";
 
-const WIDTH = 84;
+const WIDTH = 66;
 const HEIGHT = 22;
 /** Steps that fill the width, if there are no more. */
 const FEWEST = 15;

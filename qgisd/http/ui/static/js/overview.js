@@ -238,8 +238,8 @@ function makeProject(project) {
   const perMinute = sparkWithValue();
   const mean = sparkWithValue();
   workers.append(dots);
-  requests.append(...perMinute.elements);
-  latency.append(...mean.elements);
+  requests.append(perMinute.element);
+  latency.append(mean.element);
   return {
     element,
     update(now) {
@@ -295,7 +295,7 @@ export function sparkWithValue() {
   const picture = sparkline();
   const value = h("span", { class: "number" });
   return {
-    elements: [picture.element, " ", value],
+    element: h("span", { class: "trend" }, picture.element, " ", value),
     update(values, last, what) {
       picture.update(values, `${what}, the last hour by minutes; now ${last}`);
       say(value, last);
