@@ -49,7 +49,7 @@ class Nginx:
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
     """The text with each of these, which must be there, replaced."""
     for old, new in pairs:
-        assert old in text, f"{SHIPPED} has no {old!r} any more"
+        assert old in text, f"there is no {old!r} any more"
         text = text.replace(old, new)
     return text
 
@@ -57,8 +57,6 @@ def replaced(text: str, *pairs: tuple[str, str]) -> str:
 @contextlib.contextmanager
 def nginx(folder: Path, upstream: str, cache: bool = False) -> Iterator[Nginx]:
     """Start one before `upstream`, "unix:/…"; cache: with the lines of the cache switched on."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    assert program, "nginx is missing: scripts/system-packages test installs it"
     at = f"127.0.0.1:{free_port()}"
     text = SHIPPED.read_text()
     if cache:
@@ -71,6 +69,15 @@ def nginx(folder: Path, upstream: str, cache: bool = False) -> Iterator[Nginx]:
         ("/var/log/nginx/qgisd.log", f"{folder}/access.log"),
         ("/var/cache/nginx/qgisd", f"{folder}/cache"),
     )
+    with serving(folder, site, at) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(folder: Path, site: str, at: str) -> Iterator[Nginx]:
+    """An nginx with the configuration `site`, which listens at `at`."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    assert program, "nginx is missing: scripts/system-packages test installs it"
     (folder / "site.conf").write_text(site)
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n"

@@ -67,7 +67,7 @@ def clients(daemon: Daemon) -> Iterator[None]:
 
 def take(page: Browser, daemon: Daemon, source: Source, out: Path) -> None:
     """The pictures, in the order of the story."""
-    page.size(1240, 860)
+    page.size(1160, 760)
     page.prefer("light")
     page.open()
     page.sees("live", "#line")
@@ -86,7 +86,9 @@ def take(page: Browser, daemon: Daemon, source: Source, out: Path) -> None:
         eventually(lambda: not page.text(".alarm"))
         page.picture(out / "ui-ended.png")
     page.prefer("light")
-    page.go("#/project/default/world.qgs")
+    page.size(1000, 700)
+    page.open("#/project/default/world.qgs")
+    page.sees("live", "#line")
     page.sees("GetMap ", "main")
     eventually(lambda: page.run("return document.querySelector('.legend')?.complete"))
     page.all(".map-panel summary")[0].click()

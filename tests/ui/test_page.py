@@ -247,6 +247,10 @@ def test_bad_layers_and_their_errors(page: Browser, qgisd: Daemon) -> None:
     eventually(lambda: rows(page, "Layers"), timeout=20)
     first = rows(page, "Layers")[0]
     assert (first[0], first[2]) == (HOSTILE, "bad") and first[4]
+    good = {row[0]: row[1:4] for row in rows(page, "Layers")[1:]}
+    assert {"Countries", "Relief"} <= set(good)
+    assert good["Countries"][:2] == ["ogr", "good"]
+    page.sees("6 layers, 1 of them bad.", "main")
 
 
 def test_hostile_names_stay_text(page: Browser, qgisd: Daemon) -> None:

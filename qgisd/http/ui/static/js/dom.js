@@ -74,8 +74,9 @@ export function keyed(parent, items, keyOf, make) {
 }
 
 /**
- * A table whose rows are kept by key. columns: [title, class]; hidden: the caption is heard only; the roles are written out because a
- * narrow screen shows the rows as cards, and a table that is not laid out as one loses them.
+ * A table whose rows are kept by key. columns: [title, class]; hidden: the caption is heard only.
+ * The roles are written out because a narrow screen shows the rows as cards, and a table that is
+ * not laid out as one loses them.
  */
 export function table(caption, columns, hidden = false) {
   const body = h("tbody", { role: "rowgroup" });

@@ -163,7 +163,10 @@ function storyFacts(story) {
   };
   return Object.entries(facts)
     .filter(([, value]) => value !== "" && value !== 0) // there was none
-    .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value))));
+    .map(([name, value]) => {
+      const shown = value instanceof Node ? value : String(value);
+      return h("div", {}, h("dt", {}, name), h("dd", {}, shown));
+    });
 }
 
 export function eventsView() {

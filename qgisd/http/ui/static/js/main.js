@@ -6,7 +6,7 @@ import { eventsView, requestsView, slowlogView, storyView } from "./lists.js";
 import { Live } from "./live.js";
 import { overview } from "./overview.js";
 import { projectView } from "./project.js";
-import { changed, followHistory, store, subscribe, takeEvent, takeFull, takeStats } from "./store.js";
+import { followHistory, store, subscribe, takeEvent, takeFull, takeStats } from "./store.js";
 import { span } from "./format.js";
 
 const main = document.getElementById("main");

@@ -19,7 +19,8 @@ export function preview(path, name) {
   const left = new AbortController();
   const start = h("button", { type: "button" }, "Show the map");
   const body = h("div", {});
-  const words = h("p", { class: "muted" }, "It asks GetCapabilities, GetMap and GetLegendGraphic, as any client would.");
+  const what = "It asks GetCapabilities, GetMap and GetLegendGraphic, as any client would.";
+  const words = h("p", { class: "muted" }, what);
   let shown = false;
   async function show() {
     shown = true;

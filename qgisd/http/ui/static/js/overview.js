@@ -5,7 +5,7 @@ import { projectLink } from "./api.js";
 import { bar, sparkline } from "./chart.js";
 import { h, keyed, mark, row, say, table } from "./dom.js";
 import { bytes, count, rate, span, tally } from "./format.js";
-import { lately, LONG_S, longRunning, minutes, running, store } from "./store.js";
+import { LONG_S, longRunning, running, store, trends } from "./store.js";
 import { workersTable } from "./workers.js";
 
 /** Rows that are shown before somebody asks for more. */
@@ -89,10 +89,14 @@ function makeLong(worker) {
 }
 
 function makePool(pool) {
-  const facts = ["Running", "Waiting", "Workers", "Memory", "Workers ended"].map((name) => {
+  const titles = ["Running", "Waiting", "Workers", "Workers ended", "Plugins", "Memory"];
+  const facts = titles.map((name) => {
     const value = h("dd", {});
     return { value, element: h("div", {}, h("dt", {}, name), value) };
   });
+  const memory = memoryBar();
+  facts.at(-1).value.append(memory.element);
+  const problem = h("p", { class: "problem" });
   const state = h("span", { class: "badge" });
   const version = h("span", { class: "muted" });
   const drain = h("span", {});
@@ -110,6 +114,7 @@ function makePool(pool) {
       h("span", { class: "grow" }),
       h("div", { class: "buttons" }, actionButton("Reload all …", () => reloadPool(current)), drain),
     ),
+    problem,
     h("dl", { class: "facts" }, facts.map((fact) => fact.element)),
   );
   return {
@@ -125,13 +130,18 @@ function makePool(pool) {
       say(state, now.draining ? "draining" : up ? "up" : `QGIS ${now.zygote}`);
       mark(state, "data-state", now.draining ? "stale" : up ? "serving" : "failed");
       say(version, now.qgis ? `QGIS ${now.qgis}` : "");
-      const [busy, waiting, workers, memory, ended] = facts.map((fact) => fact.value);
+      const [busy, waiting, workers, ended, plugins] = facts.map((fact) => fact.value);
       say(busy, `${now.busy} of ${now.slots}`);
       say(waiting, now.queued);
       say(workers, tally(countBy(now.workers, (worker) => worker.state)) || "none");
       const held = now.projects.reduce((sum, project) => sum + (project.memory_bytes ?? 0), 0);
       const own = now.workers.reduce((sum, worker) => sum + (worker.private_bytes ?? 0), 0);
-      say(memory, `${bytes(held + own)}: ${bytes(held)} shared, ${bytes(own)} private`);
+      const limit = now.memory_limit_bytes;
+      const all = limit ? `${bytes(now.memory_bytes)} of ${bytes(limit)}: ` : "";
+      memory.update(held, own, limit ?? held + own, all);
+      say(plugins, tally(countBy(now.plugins, (plugin) => plugin.state)) || "none");
+      const failed = now.plugins.filter((plugin) => plugin.error);
+      say(problem, failed.map((plugin) => `plugin ${plugin.name}: ${plugin.error}`).join("\n"));
       say(ended, tally(sumOf(now.projects.map((project) => project.ended))) || "none");
     },
   };
@@ -181,7 +191,13 @@ function projectsPanel() {
     element: h(
       "section",
       { class: "card" },
-      h("div", { class: "head" }, h("h2", { class: "grow" }, "Projects"), h("label", { for: "filter" }, "Find a project"), filter),
+      h(
+        "div",
+        { class: "head" },
+        h("h2", { class: "grow" }, "Projects"),
+        h("label", { for: "filter" }, "Find a project"),
+        filter,
+      ),
       element,
       note,
       more,
@@ -235,11 +251,10 @@ function makeProject(project) {
   const parts = memoryBar();
   memory.append(parts.element);
   const dots = h("span", { class: "dots", role: "img" });
-  const perMinute = sparkWithValue();
-  const mean = sparkWithValue();
+  const trend = trendOf();
   workers.append(dots);
-  requests.append(perMinute.element);
-  latency.append(mean.element);
+  requests.append(trend.speed);
+  latency.append(trend.latency);
   return {
     element,
     update(now) {
@@ -253,10 +268,7 @@ function makeProject(project) {
       say(load, serving ? `${span(serving.load_ms / 1000)}${bad ? `, ${count(bad, "bad layer")}` : ""}` : "–");
       drawDots(dots, now.workers);
       say(waiting, now.queued);
-      const rows = minutes(now.pool, now.project);
-      const { perMinute: speed, latency: last } = lately(rows);
-      perMinute.update(rows.map((one) => (one.seconds > 5 ? (60 * one.requests) / one.seconds : null)), rate(speed), "requests a minute");
-      mean.update(rows.map((one) => one.latency), span(last), "mean latency");
+      trend.update(now.pool, now.project);
       say(errors, now.errors);
       say(ended, tally(now.ended) || "–");
     },
@@ -281,17 +293,31 @@ export function memoryBar() {
   const words = h("span", { class: "small" });
   return {
     element: h("span", { class: "memory" }, picture.element, words),
-    update(shared, own, largest) {
-      const told =
-        shared === null && !own ? "not measured yet" : `${bytes(shared ?? 0)} shared, ${bytes(own)} private`;
+    update(shared, own, largest, before = "") {
+      const parts = `${bytes(shared ?? 0)} shared, ${bytes(own)} private`;
+      const told = !shared && !own ? "not measured yet" : before + parts;
       picture.update([["shared", shared ?? 0], ["private", own]], largest, told);
       say(words, told);
     },
   };
 }
 
-/** A sparkline with its last value beside it. */
-export function sparkWithValue() {
+/** Requests a minute and latency of a project, each a sparkline with its last value. */
+export function trendOf() {
+  const speed = sparkWithValue();
+  const mean = sparkWithValue();
+  return {
+    speed: speed.element,
+    latency: mean.element,
+    update(pool, project) {
+      const found = trends(pool, project);
+      speed.update(found.speeds, rate(found.speed), "requests a minute");
+      mean.update(found.latencies, span(found.latency), "mean latency");
+    },
+  };
+}
+
+function sparkWithValue() {
   const picture = sparkline();
   const value = h("span", { class: "number" });
   return {

@@ -5,17 +5,18 @@ import {
 } from "./actions.js";
 import { call, projectPath, Refused } from "./api.js";
 import { h, keyed, mark, row, say, table } from "./dom.js";
-import { moment, rate, span, tally } from "./format.js";
+import { moment, span, tally } from "./format.js";
 import { slowList } from "./lists.js";
 import { preview } from "./map.js";
-import { longPanel, memoryBar, problemOf, sparkWithValue } from "./overview.js";
-import { lately, minutes, publicPath, store } from "./store.js";
+import { longPanel, memoryBar, problemOf, trendOf } from "./overview.js";
+import { publicPath, store } from "./store.js";
 import { workersTable } from "./workers.js";
 
 const LAYERS = [["Layer", "name"], ["Provider", ""], ["State", ""], ["Opened in", "number"], ["Error", "wide"]];
 const GENERATIONS = [
   ["Generation", ""], ["State", ""], ["Reason", ""], ["Workers are", "wide"], ["Layers", "number"],
-  ["Loaded in", "number"], ["Workers", "number"],
+  ["Loaded in", "number"], ["Warmed up", "wide"],
+  ["Workers", "number"],
 ];
 const DETAIL_MS = 5000;
 /** Reasons for the end of a worker that leave a record of it. */
@@ -75,8 +76,7 @@ function headOf(pool, name) {
   const problem = h("p", { class: "problem", role: "status" });
   const buttons = h("div", { class: "buttons" });
   const memory = memoryBar();
-  const speed = sparkWithValue();
-  const mean = sparkWithValue();
+  const trend = trendOf();
   const fact = (title, ...values) => h("div", {}, h("dt", {}, title), h("dd", {}, values));
   const numbers = ["Waiting", "Requests", "Errors", "Loads and forks", "Workers ended"].map((title) => {
     const value = h("dd", {});
@@ -104,15 +104,23 @@ function headOf(pool, name) {
     element: h(
       "section",
       { class: "card" },
-      h("div", { class: "head" }, h("h1", { class: "name" }, name), badge, pinned, h("span", { class: "grow" }), buttons),
+      h(
+        "div",
+        { class: "head" },
+        h("h1", { class: "name" }, name),
+        badge,
+        pinned,
+        h("span", { class: "grow" }),
+        buttons,
+      ),
       problem,
       h(
         "dl",
         { class: "facts" },
         fact("Pool", pool),
         fact("Memory", memory.element),
-        fact("Requests a minute", speed.element),
-        fact("Latency", mean.element),
+        fact("Requests a minute", trend.speed),
+        fact("Latency", trend.latency),
         numbers.map((number) => number.element),
       ),
     ),
@@ -126,10 +134,7 @@ function headOf(pool, name) {
       say(problem, project ? problemOf(project) : "");
       const own = workers.reduce((sum, worker) => sum + (worker.private_bytes ?? 0), 0);
       memory.update(project?.memory_bytes ?? null, own, (project?.memory_bytes ?? 0) + own);
-      const rows = minutes(pool, name);
-      const now = lately(rows);
-      speed.update(rows.map((one) => (one.seconds > 5 ? (60 * one.requests) / one.seconds : null)), rate(now.perMinute), "requests a minute");
-      mean.update(rows.map((one) => one.latency), span(now.latency), "mean latency");
+      trend.update(pool, name);
       const [waiting, requests, errors, forks, ended] = numbers.map((number) => number.value);
       say(waiting, project?.queued ?? 0);
       say(requests, project ? `${project.requests}, ${project.cached} of them from the cache` : "none");
@@ -142,7 +147,7 @@ function headOf(pool, name) {
 
 function makeGeneration(generation) {
   const { element, cells } = row(GENERATIONS);
-  const [number, state, reason, mode, layers, load, workers] = cells;
+  const [number, state, reason, mode, layers, load, warmed, workers] = cells;
   const badge = h("span", { class: "badge" });
   say(number, `g${generation.number}`);
   state.append(badge);
@@ -155,6 +160,7 @@ function makeGeneration(generation) {
       say(mode, now.mode === "forked" ? "forked" : `loaded one by one: ${now.why}`);
       say(layers, now.layers);
       say(load, now.load_ms ? span(now.load_ms / 1000) : "–");
+      say(warmed, [now.warmup, now.warmup_detail, now.warmup_why].filter(Boolean).join(": "));
       say(workers, now.workers);
     },
   };
@@ -209,7 +215,7 @@ function showLayers(detail, { layers, layersNote }) {
   const serving = detail?.generations.find((one) => one.state === "serving");
   const bad = serving?.bad_layers ?? [];
   const errors = new Map(bad.map((layer) => [layer.name, layer.message]));
-  const rows = (detail?.layers ?? []).map((layer) => ({
+  const rows = (detail?.contents ?? []).map((layer) => ({
     ...layer,
     message: layer.valid ? "" : (errors.get(layer.name) ?? "it could not be opened"),
   }));

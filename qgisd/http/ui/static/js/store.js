@@ -30,7 +30,7 @@ export function subscribe(listener) {
   return () => listeners.delete(listener);
 }
 
-export function changed() {
+function changed() {
   for (const listener of [...listeners]) {
     listener();
   }
@@ -54,7 +54,7 @@ export function takeStats(content) {
       const { workers, ...rest } = project;
       return { error: "", generations: [], ...old, ...rest };
     });
-    return { services: [], plugins: {}, qgis: "", ...known, ...fresh, projects };
+    return { services: [], plugins: [], qgis: "", ...known, ...fresh, projects };
   });
   store.at = performance.now();
   if (!whole) {
@@ -116,21 +116,28 @@ async function takeHistory() {
   changed();
 }
 
-/** Minutes of a project, oldest first: {seconds, requests, errors, latency|null in seconds}. */
-export function minutes(pool, project) {
-  return (store.history.get(pool) ?? []).map((row) => {
-    const [requests, errors, answered, run] = row.projects[project] ?? [0, 0, 0, 0];
-    return { seconds: row.seconds, requests, errors, latency: answered ? run / answered : null };
+/**
+ * What a project did: requests a minute and mean latency in seconds, by minutes of the last hour,
+ * oldest first, null where there is nothing to tell; and both of the last one to two minutes.
+ */
+export function trends(pool, project) {
+  const rows = (store.history.get(pool) ?? []).map((row) => {
+    const [requests, , answered, run] = row.projects[project] ?? [0, 0, 0, 0];
+    return { seconds: row.seconds, requests, latency: answered ? run / answered : null };
   });
+  const last = rows.slice(-2);
+  return {
+    speeds: rows.map((row) => perMinute([row])),
+    latencies: rows.map((row) => row.latency),
+    speed: perMinute(last),
+    latency: last.map((row) => row.latency).filter((value) => value !== null).at(-1) ?? null,
+  };
 }
 
-/** Of the last one to two minutes: requests a minute, and the mean latency. */
-export function lately(rows) {
-  const last = rows.slice(-2);
-  const seconds = last.reduce((sum, row) => sum + row.seconds, 0);
-  const requests = last.reduce((sum, row) => sum + row.requests, 0);
-  const latency = last.map((row) => row.latency).filter((value) => value !== null).at(-1) ?? null;
-  return { perMinute: seconds > 5 ? (60 * requests) / seconds : null, latency };
+/** null for rows too short to tell. */
+function perMinute(rows) {
+  const sum = (name) => rows.reduce((total, row) => total + row[name], 0);
+  return sum("seconds") > 5 ? (60 * sum("requests")) / sum("seconds") : null;
 }
 
 /** Seconds that a worker's request has been running, now. */

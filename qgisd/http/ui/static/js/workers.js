@@ -46,7 +46,6 @@ function makeWorker(worker) {
   const kind = h("span", {});
   let current = worker;
   say(id, worker.id);
-  say(pid, worker.pid);
   state.append(badge);
   project.append(link, generation);
   request.append(kind, " ", story);
@@ -58,6 +57,7 @@ function makeWorker(worker) {
     element,
     update(now) {
       current = now;
+      say(pid, now.pid || "–"); // not known yet while it is forked
       say(badge, now.state);
       mark(badge, "data-state", now.state);
       say(kind, now.request_id ? now.request_class : "–");
