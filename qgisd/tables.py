@@ -10,12 +10,12 @@ from typing import Any
 Row = dict[str, Any]
 
 #: A column is not cut to less, nor its heading.
-_LEAST, _LEAST_HEADING = 8, 5
+_LEAST, _LEAST_HEADING = 8, 4
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], width: int | None = None) -> str:
-    """Rows as columns of text. In a terminal of `width` headings are cut, then the widest columns,
-    and the name of the only pool is left out; None: nothing is."""
+    """Rows as columns of text. Within `width` the name of the only pool is left out, headings are
+    cut, columns stand closer, and at last the widest are cut; None: nothing of that."""
     if not rows:
         return "none"
     if width is not None and len({row.get("pool") for row in rows}) == 1:
@@ -24,10 +24,13 @@ def table(rows: Sequence[Row], columns: Sequence[str], width: int | None = None)
     lines = [[column.upper() for column in columns], *cells]
     contents = [max(map(len, column)) for column in zip(*cells, strict=True)]
     widths = [max(pair) for pair in zip(map(len, columns), contents, strict=True)]
+    gaps, gap = len(columns) - 1, "  "
     if width is not None:
-        _shrink(widths, contents, width - 2 * (len(columns) - 1))
+        least = sum(max(content, _LEAST_HEADING) for content in contents)
+        gap = "  " if least + 2 * gaps <= width else " "
+        _shrink(widths, contents, width - len(gap) * gaps)
     return "\n".join(
-        "  ".join(
+        gap.join(
             cut(text, room).ljust(room) for text, room in zip(line, widths, strict=True)
         ).rstrip()
         for line in lines
