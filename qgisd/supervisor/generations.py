@@ -180,6 +180,8 @@ class Generations(Dispatch):
                 text = f"the load ended: {message}; once more"
                 self._note(30, text, project.key, NoteKind.LOAD_FAILED, generation.number)
                 self._new_generation(project, Reason.CRASH)
+                assert project.coming is not None
+                project.coming.for_data = generation.for_data
             else:
                 self._fail_generation(project, generation, message)
             return
@@ -234,7 +236,8 @@ class Generations(Dispatch):
         self._note(40, text, project.key, NoteKind.LOAD_FAILED, generation.number, 0, reason)
         self._cancel(project, generation, message, reason)
         project.overtaken = 0
-        if generation.for_data and serving is not None:
+        if serving is not None and serving.outdated_since is not None:
+            # Whatever this load was for: it would have read the data that changed.
             self.timers.set(("data", project.key), project.retry_at)
         self._await_healing(project)
         if generation.version != project.version and project.coming is None:

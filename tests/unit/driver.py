@@ -75,6 +75,8 @@ class SnapshotProcess:
     zygote: int
     state: str = "ordered"  # ordered, loading, loaded, dead (and not reported)
     message: str = ""
+    #: It ended without a word.
+    crashed: bool = False
 
 
 @dataclass
@@ -290,8 +292,11 @@ class World:
         bad = self.bad_layers.get(token[0], [])
         return self.tell(e.SnapshotLoaded(*token, mode, why, 3, bad, 500.0))
 
-    def snapshot_dies(self, token: tuple[str, int], message: str = "signal 11") -> None:
-        self.snapshots[token].state, self.snapshots[token].message = "dead", message
+    def snapshot_dies(
+        self, token: tuple[str, int], message: str = "signal 11", crashed: bool = False
+    ) -> None:
+        process = self.snapshots[token]
+        process.state, process.message, process.crashed = "dead", message, crashed
 
     def snapshot_reported(self, token: tuple[str, int]) -> list[e.Instruction]:
         """The shell notices its death, and that what was ordered from it will not come."""
@@ -304,13 +309,15 @@ class World:
             and record.state == "ordered"
             and (record.project, record.generation) == token
         ]
-        said = self.tell(e.SnapshotDown(*token, process.message))
+        said = self.tell(e.SnapshotDown(*token, process.message, process.crashed))
         return said + self._lose_orders(workers)
 
-    def lose_snapshot(self, key: str, message: str = "signal 11") -> list[e.Instruction]:
+    def lose_snapshot(
+        self, key: str, message: str = "signal 11", crashed: bool = False
+    ) -> list[e.Instruction]:
         """The newest snapshot of a project dies, or says that it cannot load."""
         token = max(token for token in self.snapshots if token[0] == key)
-        self.snapshot_dies(token, message)
+        self.snapshot_dies(token, message, crashed)
         return self.snapshot_reported(token)
 
     # workers
@@ -482,6 +489,8 @@ class World:
         assert machine.busy == len(busy)
         assert machine.lent == sum(worker.lent for worker in busy) <= figures.lent_workers
         assert not any(worker.lent for worker in machine.workers.values() if worker not in busy)
+        for worker in busy:
+            assert worker.lent or ("long", worker.id) in machine.timers._when
         self._check_caps()
         self._check_jobs()
         self._check_workers()
@@ -496,8 +505,24 @@ class World:
                 assert ("load", project.key, project.coming.number) in machine.timers._when
         # Loads that nested requests wait for have slots of their own.
         assert loading <= figures.max_loads + MOST_DEPTH
-        for key in machine.pinned:
-            assert machine.projects[key].pinned
+        assert machine.pinned == {key for key, each in machine.projects.items() if each.pinned}
+        for project in machine.projects.values():
+            self._check_comes_back(project)
+
+    def _check_comes_back(self, project: Project) -> None:
+        """What does not serve as it should is loaded, or will be without anybody's doing."""
+        serving, timers = project.serving, self.machine.timers._when
+        if project.coming is not None:
+            assert project.key in self.machine.coming
+            return
+        if serving is None:
+            gone = project.version == (0, 0, 0)
+            assert not project.pinned or gone or ("retry", project.key) in timers
+            return
+        if serving.outdated_since is not None:
+            assert serving.awaits_use or ("data", project.key) in timers
+        if serving.mode is Mode.FORKED and not serving.snapshot:
+            assert ("retry", project.key) in timers
 
     def _check_caps(self) -> None:
         """A request of depth d finds one slot more than one of depth d - 1, and so on."""

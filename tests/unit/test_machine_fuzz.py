@@ -7,7 +7,7 @@ project must serve again.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from qgisd.supervisor import events as e
+from qgisd.wire import BadLayer
 from qgisd.words import Mode, RequestClass
 from tests.unit.driver import Client, World, ref
 
@@ -103,7 +104,8 @@ class Mischief:
     def snapshot_dies(self, which: int) -> None:
         tokens = [t for t, s in self.world.snapshots.items() if s.state in ("loading", "loaded")]
         if tokens:
-            self.world.snapshot_dies(tokens[which % len(tokens)])
+            crashed = which // 6 % 2 == 0
+            self.world.snapshot_dies(tokens[which % len(tokens)], "of something", crashed)
 
     def project_is_not_forkable(self, which: int) -> None:
         tokens = [t for t, s in self.world.snapshots.items() if s.state == "loading"]
@@ -120,6 +122,13 @@ class Mischief:
         if project is not None and project.serving is not None:
             number = project.serving.number - which // 3 % 2  # or of one that served before
             self.world.tell(e.DataChanged(project.key, number, "/data"))
+
+    def layers_break(self, which: int) -> None:
+        """Or are whole again: with the loads to come."""
+        key = KEYS[which % 3]
+        provider = ("ogr", "postgres")[which // 3 % 2]
+        broken = which // 6 % 2 == 0
+        self.world.bad_layers[key] = [BadLayer("roads", provider, "away")] if broken else []
 
     def file_vanishes(self, which: int) -> None:
         key = KEYS[which % 3]
@@ -145,13 +154,20 @@ class Mischief:
         elif jobs:
             self.world.tell(e.JobKillOrdered(jobs[which // 2 % len(jobs)]))
 
-    def unpin_or_drain_is_ordered(self, which: int) -> None:
-        if which % 4:
-            self.world.tell(e.UnpinOrdered(KEYS[which % 3]))
-        else:
-            self.world.tell(e.DrainOrdered(True))
-            self.arrives(which)
-            self.world.tell(e.DrainOrdered(False))
+    def unpin_is_ordered(self, which: int) -> None:
+        self.world.tell(e.UnpinOrdered(KEYS[which % 3]))
+
+    def drain_is_ordered(self, which: int) -> None:
+        self.world.tell(e.DrainOrdered(which % 2 == 0))
+
+    def cache_answers(self, which: int) -> None:
+        self.world.tell(e.AnsweredFromCache(KEYS[which % 3]))
+
+    def worker_has_grown(self, which: int) -> None:
+        """It says so with its answer."""
+        running = [n for n in self._running() if not self._client(n).held]
+        if running:
+            self.world.done(running[which % len(running)], grown=(100 << 20) * (which % 12))
 
     def memory_is_sampled(self, which: int) -> None:
         mebibytes = (10, 600, 1100)[which % 3]
@@ -177,13 +193,15 @@ class Mischief:
         world = self.world
         if world.gave_up:
             return
+        world.tell(e.DrainOrdered(False))
         for key in KEYS:
+            world.bad_layers[key] = []
             if world.files.get(key) == 0:
                 world.files[key] = 100
             world.tell(e.Changed(ref(key, world.files.get(key, 1))))
         world.tell(e.MemorySampled({}, {}, 0, 1))
         world.drain()
-        assert world.machine.busy == 0
+        assert world.machine.busy == world.machine.lent == 0
         for number, client in world.clients.items():
             assert len(client.ends) == 1, f"job {number}: {client.ends}"
         world.wait(400.0)
@@ -193,11 +211,23 @@ class Mischief:
             world.drain()
             ends = world.clients[job].ends
             assert ends == ["done"], f"{key} does not come back: {world.clients[job].error}"
+            self._is_up_to_date(key)
 
-    def stop(self) -> None:
-        """Told to stop, the pool ends, by the deadline at the latest."""
+    def _is_up_to_date(self, key: str) -> None:
+        """Data that changed is read, now that the project is used and its layers open."""
+        world = self.world
+        for _ in range(50):
+            world.wait(2.0)
+            world.settle(answering=True)
+        serving = world.project(key).serving
+        assert serving is not None and serving.outdated_since is None, f"{key} stays outdated"
+
+    def stop(self, moves: Sequence[tuple[Callable[["Mischief", int], None], int]] = ()) -> None:
+        """Told to stop, the pool ends, by the deadline at the latest, whatever else happens."""
         world = self.world
         world.tell(e.StopOrdered(world.now + 30))
+        for move, which in moves:
+            move(self, which)
         world.settle(answering=True)
         world.wait(31)
         assert world.all_done and not world.machine.jobs
@@ -227,7 +257,11 @@ MOVES: list[tuple[Callable[[Mischief, int], None], int]] = [
     (Mischief.load_is_ordered, 2),
     (Mischief.drop_is_ordered, 1),
     (Mischief.kill_is_ordered, 2),
-    (Mischief.unpin_or_drain_is_ordered, 1),
+    (Mischief.layers_break, 3),
+    (Mischief.unpin_is_ordered, 1),
+    (Mischief.drain_is_ordered, 2),
+    (Mischief.cache_answers, 2),
+    (Mischief.worker_has_grown, 2),
     (Mischief.memory_is_sampled, 2),
 ]
 
@@ -251,7 +285,7 @@ def test_whatever_happens_the_pool_recovers(seed: int) -> None:
             move(mischief, which)
         if seed % 4:
             mischief.heal()
-        mischief.stop()
+        mischief.stop([(dice.choice(moves), dice.randrange(36)) for _ in range(10)])
     except Exception as error:
         error.args = (f"{error} -- seed {seed}, last moves: {' '.join(trail[-25:])}",)
         raise

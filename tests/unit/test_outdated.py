@@ -272,3 +272,33 @@ def test_a_changed_project_file_is_taken_with_whatever_layers_it_has() -> None:
     w.tell(e.Changed(ref(A, 2)))
     w.settle()
     assert len(w.project(A).serving.bad_layers) == 1  # type: ignore[union-attr]
+
+
+def test_a_load_for_changed_data_that_crashes_is_tried_again_on_the_same_terms() -> None:
+    w = world()
+    before = w.project(A).serving
+    change(w)
+    w.bad_layers[A] = [BadLayer("roads", "ogr", "half written")]
+    w.wait(SETTLE)
+    w.lose_snapshot(A, "signal 11", crashed=True)
+    w.settle()  # the second try comes to its end, without the layer
+    assert loads(w) == 3
+    assert w.project(A).serving is before
+    assert "do not open: roads" in w.project(A).error
+
+
+@pytest.mark.parametrize("how", ["crash", "reload"])
+def test_data_that_changed_is_loaded_in_the_end_whatever_load_failed_before(how: str) -> None:
+    w = world()
+    before = w.project(A).serving
+    change(w)
+    w.wait(SETTLE)
+    if how == "crash":
+        w.lose_snapshot(A, "signal 11", crashed=True)
+    else:
+        w.tell(e.ReloadOrdered(A))
+    w.lose_snapshot(A, "cannot read it")
+    assert w.project(A).coming is None and w.project(A).serving is before
+    w.wait(FIGURES["backoff_limit_s"] + LONGEST)
+    w.settle()
+    assert w.project(A).serving is not before
