@@ -191,10 +191,17 @@ class Pool(Views):
         try:
             while self._inbox:
                 for do in self._machine.handle(self._inbox.popleft(), self._loop.time()):
-                    self._performers[type(do)](do)
+                    self._perform(do)
         finally:
             self._handling = False
         self._arm()
+
+    def _perform(self, do: e.Instruction) -> None:
+        try:
+            self._performers[type(do)](do)
+        except Exception:
+            # One that fails must not take the rest along: a kill comes after its request's error.
+            self._log.exception("cannot carry out %s", type(do).__name__)
 
     def _arm(self) -> None:
         when = self._machine.next_deadline()
@@ -388,9 +395,13 @@ class Pool(Views):
     async def _watch_memory(self) -> None:
         while True:
             await asyncio.sleep(self._memory.interval_s)
-            used, sampled = await self._loop.run_in_executor(
-                None, watchdog.look, self._tree.pids(), self._memory.total
-            )
+            try:
+                used, sampled = await self._loop.run_in_executor(
+                    None, watchdog.look, self._tree.pids(), self._memory.total
+                )
+            except OSError as error:
+                self._log.warning("cannot look at the memory: %s", error)
+                continue
             self.measures.sampled(used, sampled.budget)
             self._handle(sampled)
             self._history.note(self._loop.time())

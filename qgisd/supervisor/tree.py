@@ -135,6 +135,13 @@ class Tree:
                 output,
                 lambda code: self._zygote_exited(do.number, code),
             )
+        except OSError as error:
+            # No memory, no process: like one that ended at once, or nobody would try again.
+            ours.close()
+            zygote.group.lifeline.cut()
+            self._hearing.close(f"zygote {do.number}")
+            self._emit(e.ZygoteDown(do.number, f"it cannot be started: {error}"))
+            return
         finally:
             theirs.close()
             os.close(output)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from qgisd.supervisor import events as e
 from qgisd.supervisor.machine import Machine
 from qgisd.supervisor.model import MOST_DEPTH, Job, Limits, Project, ProjectRef, Worker
-from qgisd.supervisor.states import GenerationState, JobState, WorkerState
+from qgisd.supervisor.states import GenerationState, JobState, WorkerState, ZygoteState
 from qgisd.wire import BadLayer
 from qgisd.words import Mode, RequestClass
 
@@ -508,6 +508,11 @@ class World:
         assert machine.pinned == {key for key, each in machine.projects.items() if each.pinned}
         for project in machine.projects.values():
             self._check_comes_back(project)
+            serving = project.serving
+            if project.pinned and serving is not None and not serving.live():
+                forker = serving.snapshot or serving.mode is Mode.LOADED
+                up = serving.mode is Mode.FORKED or machine.zygote.state is ZygoteState.UP
+                assert project.key in machine.bare and not (forker and up), "no spare worker"
 
     def _check_comes_back(self, project: Project) -> None:
         """What does not serve as it should is loaded, or will be without anybody's doing."""

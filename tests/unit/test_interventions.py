@@ -4,6 +4,7 @@ import pytest
 
 from qgisd.errors import EndedByOperator, Unavailable
 from qgisd.supervisor import events as e
+from qgisd.supervisor.model import Generation
 from qgisd.supervisor.states import WorkerState
 from qgisd.words import NoteKind, Reason
 from tests.unit.driver import World, ref
@@ -283,3 +284,25 @@ def test_answers_are_counted_with_their_seconds() -> None:
     w.done(job)
     counters = w.project(A).counters
     assert (counters.answered, counters.run_s) == (1, 2.5)
+
+
+def test_an_event_does_not_cost_a_look_at_all_that_are_pinned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    w = World(queue=100)
+    w.start()
+    keys = [f"{number}.qgs" for number in range(20)]
+    for key in keys:
+        w.tell(e.LoadOrdered(ref(key), pin=True))
+        w.settle()
+    looked: list[str] = []
+    live = Generation.live
+
+    def counted(generation: Generation) -> int:
+        looked.append(generation.project)
+        return live(generation)
+
+    monkeypatch.setattr(Generation, "live", counted)
+    w.machine.handle(e.Tick(), w.now)
+    w.machine.handle(e.AnsweredFromCache(keys[0]), w.now)
+    assert looked == []
