@@ -35,6 +35,10 @@ class Core:
         self.jobs: dict[int, Job] = {}
         #: Keys of the projects that are kept loaded.
         self.pinned: set[str] = set()
+        #: Keys of projects that lost a worker, or got another generation: those of them that are
+        #: pinned may be without a spare worker. To look at all that are pinned with each event
+        #: would cost a millisecond with 500 of them.
+        self.bare: set[str] = set()
         #: Workers with a request, over all projects.
         self.busy = 0
         #: How many of these have lent their slot. The others are at most limits.workers.
@@ -85,6 +89,7 @@ class Core:
         """Ask a worker without a request to end; it is killed if it does not."""
         worker.state = advance(WORKER, worker.state, event, worker.id)
         worker.reason = reason
+        self.bare.add(worker.project)
         self.timers.cancel(("ping", worker.id))
         self.timers.set(("worker", worker.id), self.now + self.limits.stop_timeout_s)
         self._out.append(e.StopWorker(worker.id))
@@ -95,6 +100,7 @@ class Core:
         self._free_slot(worker)
         worker.state = advance(WORKER, worker.state, "kill", worker.id)
         worker.reason = reason
+        self.bare.add(worker.project)
         self.timers.cancel(("worker", worker.id))
         self.timers.cancel(("ping", worker.id))
         self._out.append(e.KillWorker(worker.id, reason))

@@ -26,15 +26,21 @@ class Dispatch(Core):
                 self._assign(job)
             for key in queue.projects():
                 self._fork_where_wanted(self.projects[key], queue.waiting(key), depth)
-        for key in self.pinned:
-            serving = self.projects[key].serving
-            if serving is not None and serving.live() == 0:
-                self._fork_worker(serving)
+        if self.bare:
+            self._fork_spares()
         for key in self.coming:
             coming = self.projects[key].coming
             # Its first worker may have died on the way, or could not be ordered at the time.
             if coming and coming.state is GenerationState.WARMING and not coming.live():
                 self._fork_worker(coming)
+
+    def _fork_spares(self) -> None:
+        for key in list(self.bare):
+            serving = self.projects[key].serving if key in self.pinned else None
+            if serving is not None and not serving.live():
+                self._fork_worker(serving)
+            if serving is None or serving.live():
+                self.bare.discard(key)  # else it cannot be forked now: with one of the next events
 
     def _can_run(self, depth: int, key: str) -> bool:
         project = self.projects[key]

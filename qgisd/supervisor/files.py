@@ -89,7 +89,7 @@ class ProjectFiles:
     async def _pin(self, name: str) -> bool:
         try:
             ref = await self.resolve(name)
-        except ProjectNotFound:
+        except (ProjectNotFound, OSError):
             return False
         self._emit(e.LoadOrdered(ref, pin=True))
         return True
@@ -132,7 +132,9 @@ class ProjectFiles:
             version = found[path]
             if version is not None:
                 self._missed.pop(key, None)
-                self._emit(e.Changed(ProjectRef(key, path, version)))
+                project = self._projects.get(key)
+                if project is not None and project.version != version:
+                    self._emit(e.Changed(ProjectRef(key, path, version)))
                 continue
             self._missed[key] = self._missed.get(key, 0) + 1
             if self._missed[key] >= _MISSES:

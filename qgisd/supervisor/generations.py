@@ -111,6 +111,7 @@ class Generations(Dispatch):
         generation.state = advance(GENERATION, generation.state, "switch", project.key)
         generation.serves_since = before.serves_since if before is not None else self.now
         project.serving, project.coming = generation, None
+        self.bare.add(project.key)
         self.coming.pop(project.key, None)
         project.error, project.retry_at, project.overtaken = "", 0.0, 0
         project.switched_at = self.now

@@ -26,6 +26,7 @@ class Interventions(Pressure):
         if event.pin and not project.pinned:
             project.pinned = True
             self.pinned.add(project.key)
+            self.bare.add(project.key)
             self._note(20, "pinned", project.key, NoteKind.PINNED)
         if project.serving is not None and project.coming is None:
             self._out.append(e.Settled(project.key, project.serving.number, True, "already loaded"))

@@ -278,6 +278,7 @@ class Machine(Interventions):
         reason = worker.reason or (Reason.BOOT if was is WorkerState.STARTING else Reason.CRASH)
         project.counters.ended[reason] = project.counters.ended.get(reason, 0) + 1
         del generation.workers[worker.id]
+        self.bare.add(worker.project)
         self._out.append(e.WorkerEnded(worker.id, worker.project, reason, event.detail, worker.job))
         level = 30 if reason in _LOUD else 10
         text = f"worker {worker.id} (pid {worker.pid}) ended: {reason}, {event.detail}"

@@ -55,6 +55,7 @@ class Pressure(Loads):
         elif worker.state is WorkerState.BUSY:
             worker.state = advance(WORKER, worker.state, "retire", worker.id)
             worker.reason = reason
+            self.bare.add(worker.project)
 
     def _mind_pool(self, pss: int, budget: int) -> None:
         self.memory, self.memory_limit = pss, budget
