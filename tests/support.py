@@ -130,7 +130,11 @@ class Daemon:
     def ctl(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """`qgisd ctl …`."""
         command = [sys.executable, "-m", "qgisd", "ctl", "--admin", self.admin, *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        # Not what C has: readline, which pytest imports, puts COLUMNS there behind Python's back.
+        environment = dict(os.environ)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=90, check=False
+        )
 
     def pids(self) -> list[int]:
         """Every process of this daemon's tree but itself, found by their mark."""
