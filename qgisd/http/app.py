@@ -292,8 +292,9 @@ class PublicApp(HTTPServerConnectionDelegate):
             return
         query, pairs = ows.believed_query(connection.query, connection.identified)
         writes = connection.method in _WRITES
-        if writes:
-            ows.check_identity(connection.body, connection.identified)
+        body = connection.body if writes else b""
+        ows.check_api(pairs, connection.headers.get_list("Content-Type"), body)
+        ows.check_identity(body, connection.identified)
         # Not what is written: QGIS takes a MAP in a body for that of a project to load.
         needs_none = needs_none and not writes
         maps = ows.by_name([pair for pair in pairs if pair[0].upper() == "MAP"])
@@ -310,7 +311,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             name,
             "GET" if connection.method == "HEAD" else connection.method,
             f"{path}?{query}" if query else path,
-            connection.body if writes else b"",
+            body,
             RequestClass.WRITE if writes else RequestClass.API,
             not writes,
             False,

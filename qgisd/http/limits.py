@@ -108,7 +108,9 @@ def _clamped(
     return out
 
 
-_COUNT_ATTRIBUTE = re.compile(rb"(\s)(maxFeatures|count)(\s*=\s*)(\"[^\"]*\"|'[^']*')")
+_COUNT_ATTRIBUTE = re.compile(
+    rb"(?i)(\s)((?:[\w.-]+:)?(?:maxFeatures|count))(\s*=\s*)(\"[^\"]*\"|'[^']*')"
+)
 
 
 def clamp_xml(body: bytes, attributes: Mapping[str, str], features: int) -> bytes:
@@ -119,7 +121,12 @@ def clamp_xml(body: bytes, attributes: Mapping[str, str], features: int) -> byte
     """
     if not features:
         return body
-    given = [attributes[name] for name in ("maxFeatures", "count") if name in attributes]
+    # QGIS minds neither their case nor their prefix.
+    given = [
+        value
+        for name, value in attributes.items()
+        if name.rpartition(" ")[2].upper() in _COUNT_NAMES
+    ]
     numbers = [_INTEGER.match(value) for value in given]
     if given and all(number is not None and int(number[1]) <= features for number in numbers):
         return body

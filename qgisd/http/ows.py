@@ -6,7 +6,7 @@ decided elsewhere.
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
+from urllib.parse import parse_qsl, urlencode
 from xml.parsers import expat
 
 from qgisd.errors import BadRequest, BodyTooLarge
@@ -19,6 +19,11 @@ _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LONGEST_FORM = 1 << 20
 #: Levels of XML; real filters have some ten.
 _DEEPEST = 500
+#: Letters outside ASCII whose capitals are in it: Qt makes LIZMAP_USER of "l\u0131zmap_user".
+_UNUSUAL = (("\u0131".encode(), b"I"), ("\u017f".encode(), b"S"))
+#: The bytes of names that are looked for in bodies.
+_OF_NAMES = sorted(set(b"LIZMAP_lizmap_SERVICEservice" + b"".join(one for one, _ in _UNUSUAL)))
+_SERVICE = re.compile(rb"(?:^(?:\xef\xbb\xbf)?|&)SERVICE(?:=|&|$)")
 #: Parameters that hold XML.
 _XML_PARAMETERS = ("FILTER", "SLD_BODY", "SLD")
 
@@ -98,8 +103,36 @@ def check_identity(body: bytes, trusted: bool) -> None:
     QGIS takes the attributes of a document's root for parameters, and what it cannot read as XML
     for a form.
     """
-    if not trusted and b"LIZMAP_" in unquote_to_bytes(body).upper():
+    if not trusted and b"LIZMAP_" in _as_names(body):
         raise BadRequest("LIZMAP_* in a body is taken from trusted peers only")
+
+
+def check_api(pairs: list[tuple[str, str]], content_types: list[str], body: bytes) -> None:
+    """Raises BadRequest if a request to an API would be one to OWS for QGIS: SERVICE says so, in
+    the query as in a body, and none of what is checked and bounded for OWS would be."""
+    named = any(name.upper() == "SERVICE" for name, _ in pairs)
+    # QGIS leaves JSON alone (QgsRequestHandler::parseInput).
+    if body and not (len(content_types) == 1 and "json" in content_types[0]):
+        named = named or _SERVICE.search(_as_names(body)) is not None
+        if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+            named = named or "SERVICE" in _parameters_of(inspect_xml(body)[1])
+    if named:
+        raise BadRequest("SERVICE is for /ows/: this path is of an API")
+
+
+def _as_names(body: bytes) -> bytes:
+    """A body such that names in it are found, whatever their case and percent-encoding.
+
+    Not decoded as a whole: of 16 MiB of "%41" that takes six seconds.
+    """
+    plain = body.upper()
+    if b"%" in plain:
+        for byte in _OF_NAMES:
+            plain = plain.replace(b"%%%02X" % byte, bytes([byte]))
+        plain = plain.upper()
+    for letter, capital in _UNUSUAL:
+        plain = plain.replace(letter, capital)
+    return plain
 
 
 def by_name(pairs: list[tuple[str, str]]) -> dict[str, str]:
@@ -121,9 +154,8 @@ def parse(method: str, query: str, content_type: str, body: bytes, trusted: bool
     query, pairs = believed_query(query, trusted)
     if method != "POST":
         parameters = by_name(pairs)
-        for name in _XML_PARAMETERS:
-            check_nesting(parameters.get(name, ""))
-        return OwsRequest(query, parameters, "GET", b"", classify(parameters, ""))
+        _check_xml(parameters)
+        return OwsRequest(query, parameters, "GET", b"", classify(parameters))
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded" and not body.lstrip().startswith(b"<"):
         if len(body) > _LONGEST_FORM:
@@ -138,20 +170,39 @@ def parse(method: str, query: str, content_type: str, body: bytes, trusted: bool
         raise BadRequest("multipart forms are not taken; send application/x-www-form-urlencoded")
     parameters = by_name(pairs)
     if not body:
-        return OwsRequest(query, parameters, "GET", b"", classify(parameters, ""))
+        return OwsRequest(query, parameters, "GET", b"", classify(parameters))
     check_identity(body, trusted)
     root, attributes = inspect_xml(body)
-    for name in ("service", "version"):
-        parameters.setdefault(name.upper(), attributes.get(name, ""))
-    parameters.setdefault("REQUEST", root)
-    return OwsRequest(query, parameters, "POST", body, classify(parameters, root), attributes)
+    asked = parameters.get("REQUEST", "")
+    parameters |= {"REQUEST": root} | _parameters_of(attributes)
+    _check_xml(parameters)
+    # What any of them calls a write is not run twice.
+    writes = "TRANSACTION" in (asked.upper(), root.upper())
+    cls = RequestClass.WRITE if writes else classify(parameters)
+    return OwsRequest(query, parameters, "POST", body, cls, attributes)
 
 
-def classify(parameters: dict[str, str], root: str) -> RequestClass:
-    """The class of a request by its REQUEST, or by the root element of its XML document."""
-    request = (root or parameters.get("REQUEST", "")).upper()
-    if request == "TRANSACTION" or parameters.get("REQUEST", "").upper() == "TRANSACTION":
-        return RequestClass.WRITE
+def _check_xml(parameters: dict[str, str]) -> None:
+    for name in _XML_PARAMETERS:
+        check_nesting(parameters.get(name, ""))
+
+
+def _parameters_of(attributes: dict[str, str]) -> dict[str, str]:
+    """What the attributes of a root are to QGIS, over what the query says. Raises BadRequest.
+
+    Only MAP is not: which project is meant stands in the URL.
+    """
+    if not all(name.isascii() for name in attributes):
+        raise BadRequest("an attribute of the XML's root has a name that is not ASCII")
+    found = by_name([(name.rpartition(" ")[2], value) for name, value in attributes.items()])
+    if "MAP" in found:
+        raise BadRequest("MAP stands in the URL, not in the body")
+    return found
+
+
+def classify(parameters: dict[str, str]) -> RequestClass:
+    """The class of a request by its REQUEST."""
+    request = parameters.get("REQUEST", "").upper()
     known = _CLASSES.get(request)
     if known is not None:
         return known

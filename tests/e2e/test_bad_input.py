@@ -545,3 +545,27 @@ def test_a_good_request_among_all_this_is_served(daemon: Daemon, demo: ProjectSe
     """Guards the fixture: the project that everything above is asked of does answer."""
     answer = daemon.get(EVERYTHING["map"])
     assert (answer.status, answer.headers["Content-Type"]) == (200, "image/png")
+
+
+def test_no_form_of_a_request_gets_around_the_limits(daemon: Daemon) -> None:
+    """To QGIS attributes of a body's root are parameters, and what says SERVICE is OWS anywhere."""
+
+    def get_map(width: int) -> dict[str, str]:
+        return {
+            "SERVICE": "WMS", "VERSION": "1.3.0", "REQUEST": "GetMap", "STYLES": "",
+            "LAYERS": "countries", "CRS": "EPSG:4326", "BBOX": "-90,-180,90,180",
+            "WIDTH": str(width), "HEIGHT": "30", "FORMAT": "image/png",
+        }  # fmt: skip
+
+    def body(width: int) -> bytes:
+        return ("<x " + " ".join(f'{k}="{v}"' for k, v in get_map(width).items()) + "/>").encode()
+
+    xml = {"Content-Type": "text/xml"}
+    drawn = daemon.request("POST", "/ows/p/demo/world", body(60), xml)
+    assert (drawn.status, drawn.body[:4]) == (200, b"\x89PNG")
+    for answer in (
+        daemon.request("POST", "/ows/p/demo/world", body(60_000_000), xml),
+        daemon.get(f"/wfs3/?MAP=demo/world&{urlencode(get_map(60))}"),
+        daemon.request("POST", "/wfs3/collections?MAP=demo/world", body(60), xml),
+    ):
+        assert answer.status == 400, answer.body

@@ -101,6 +101,8 @@ def clamped(body: bytes) -> dict[str, str]:
         (b"<GetFeature maxFeatures = '700'/>", "maxFeatures", "100"),
         (b'<GetFeature version="2.0.0" count="700"/>', "count", "100"),
         (b'<GetFeature handle="a>b" count="-1"/>', "count", "100"),
+        (b'<GetFeature MAXFEATURES="700"/>', "MAXFEATURES", "100"),
+        (b'<GetFeature xmlns:a="b" a:count="700"/>', "b count", "100"),
         (b'<?xml version="1.0"?><!-- no <tag> --><GetFeature/>', "maxFeatures", "100"),
     ],
 )  # fmt: skip

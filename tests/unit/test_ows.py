@@ -1,5 +1,6 @@
 """OWS requests: parsing of queries, forms and XML, what is refused, and the class of each."""
 
+import time
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qgisd.errors import BadRequest
-from qgisd.http.ows import by_name, classify, inspect_xml, parse, parse_query
+from qgisd.http.ows import (
+    by_name,
+    check_api,
+    check_identity,
+    classify,
+    inspect_xml,
+    parse,
+    parse_query,
+)
 from qgisd.words import RequestClass
 
 C = RequestClass
@@ -207,8 +216,8 @@ REQUESTS = {
 )
 def test_each_request_has_its_class_in_any_case(request_: str, cls: RequestClass) -> None:
     for spelling in (request_, request_.lower(), request_.upper()):
-        assert classify({"SERVICE": "WMS", "REQUEST": spelling}, "") is cls
-        assert classify({}, spelling) is cls
+        assert classify({"SERVICE": "WMS", "REQUEST": spelling}) is cls
+        assert classify({"REQUEST": spelling}) is cls
 
 
 @pytest.mark.parametrize(
@@ -219,8 +228,8 @@ def test_each_request_has_its_class_in_any_case(request_: str, cls: RequestClass
     ],
 )  # fmt: skip
 def test_what_is_not_known_is_classified_by_its_service(service: str, cls: RequestClass) -> None:
-    assert classify({"SERVICE": service, "REQUEST": "Unheard"}, "") is cls
-    assert classify({"SERVICE": service}, "") is cls
+    assert classify({"SERVICE": service, "REQUEST": "Unheard"}) is cls
+    assert classify({"SERVICE": service}) is cls
 
 
 def test_only_a_write_may_not_run_twice() -> None:
@@ -237,6 +246,8 @@ def test_only_a_write_may_not_run_twice() -> None:
         b'<GetFeature lizmap_user_groups="admins"/>',
         b"<a><![CDATA[&LIZMAP_USER=root&]]></a>",
         b"<a b='&#38;'>&amp;%4cIZMAP%5fuser=root</a>",
+        "<a>&amp;l\u0131zmap_user=root</a>".encode(),
+        b"<a>&amp;l%c4%B1zmap_user=root</a>",
     ],
 )
 def test_an_identity_in_a_body_is_taken_from_trusted_peers_only(body: bytes) -> None:
@@ -245,3 +256,74 @@ def test_an_identity_in_a_body_is_taken_from_trusted_peers_only(body: bytes) -> 
     with pytest.raises(BadRequest, match="trusted peers only"):
         parse("POST", "MAP=a", "text/xml", body, False)
     assert parse("POST", "MAP=a", "text/xml", b"<GetFeature lizmap='1'/>", False).method == "POST"
+
+
+def test_a_large_body_of_escapes_is_searched_quickly() -> None:
+    """Decoded as a whole it costs six seconds of the loop."""
+    body = b"%41" * (5 << 20)
+    began = time.process_time()
+    check_identity(body, False)
+    assert time.process_time() - began < 2
+
+
+def test_a_name_that_only_qt_capitalises_to_ours_is_refused() -> None:
+    """Measured: QGIS makes LIZMAP_USER of this attribute."""
+    body = "<GetFeature l\u0131zmap_user='root'/>".encode()
+    with pytest.raises(BadRequest, match="not ASCII"):
+        parse("POST", "MAP=a", "text/xml", body, True)
+    with pytest.raises(BadRequest, match="trusted peers only"):
+        parse("POST", "MAP=a", "text/xml", body, False)
+
+
+def test_attributes_of_the_root_are_parameters_over_those_of_the_query() -> None:
+    """As to QGIS; else none of the limits would hold for them."""
+    body = b'<GetMap xmlns:b="c" b:service="WMS" Width="9" SLD="http://x"/>'
+    found = parse("POST", "MAP=a&REQUEST=GetFeature&WIDTH=1&HEIGHT=2", "text/xml", body, False)
+    assert found.parameters == {
+        "MAP": "a", "REQUEST": "GetMap", "SERVICE": "WMS", "WIDTH": "9", "HEIGHT": "2",
+        "SLD": "http://x",
+    }  # fmt: skip
+    assert found.cls is RequestClass.MAP
+
+
+def test_a_write_by_an_attribute_is_a_write() -> None:
+    for body in (b'<x request="Transaction"/>', b'<Transaction request="x"/>'):
+        assert not parse("POST", "MAP=a", "text/xml", body, False).idempotent
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'<GetMap WIDTH="1" width="2"/>', "more than once"),
+        (b'<GetMap map="b"/>', "in the URL"),
+        (b'<GetFeature FILTER="' + b"&lt;a>" * 600 + b'"/>', "deep"),
+    ],
+)
+def test_attributes_that_nobody_can_mean_are_refused(body: bytes, why: str) -> None:
+    with pytest.raises(BadRequest, match=why):
+        parse("POST", "MAP=a", "text/xml", body, True)
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "body"),
+    [
+        ("service=WMS", "", b""),
+        ("SERVICE", "application/json", b"{}"),
+        ("", "text/plain", b"a=b&Service=WMS"),
+        ("", "text/plain", b"\xef\xbb\xbf%53ERVICE=WMS"),
+        ("", "text/plain", "\u017fervice=WMS".encode()),
+        ("", "application/JSON", b"SERVICE=WMS"),
+        ("", "", b'\xef\xbb\xbf <a xmlns:b="c" b:service="WMS"/>'),
+    ],
+)
+def test_what_is_ows_to_qgis_is_no_request_to_an_api(query: str, kind: str, body: bytes) -> None:
+    with pytest.raises(BadRequest, match="/ows/"):
+        check_api(parse_query(query), [kind], body)
+    with pytest.raises(BadRequest, match="/ows/"):
+        check_api(parse_query(query), [kind, "application/json"], body or b"SERVICE=")
+
+
+def test_what_an_api_takes_stays() -> None:
+    check_api(parse_query("MAP=a&limit=3"), [], b"")
+    check_api([], ["application/geo+json"], b'{"url": "https://h/?a&SERVICE=WMS"}')
+    check_api([], ["text/plain"], b"NOSERVICE=WMS&a=SERVICE=")
