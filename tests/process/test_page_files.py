@@ -76,6 +76,18 @@ def test_nothing_else_is_served(daemon: Daemon, path: str) -> None:
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
+def test_what_projects_did_is_told_by_the_minute(daemon: Daemon) -> None:
+    (before,) = daemon.api("GET", "/api/v1/history")
+    asked = before["rows"][-1]["projects"].get("a.qgs", [0, 0, 0, 0.0])
+    assert [daemon.ows("a", do="text").status for _ in range(3)] == [200] * 3
+    (after,) = daemon.api("GET", "/api/v1/history")
+    requests, errors, answered, run_s = after["rows"][-1]["projects"]["a.qgs"]
+    assert (requests - asked[0], errors - asked[1], answered - asked[2]) == (3, 0, 3)
+    assert run_s > asked[3] and after["rows"][-1]["seconds"] > before["rows"][-1]["seconds"]
+    (later,) = daemon.api("GET", "/api/v1/history?since=99")
+    assert [row["number"] for row in later["rows"]] == [after["rows"][-1]["number"]]
+
+
 def test_the_public_listener_has_no_page(daemon: Daemon) -> None:
     assert [daemon.get(path).status for path in ("/ui/", "/ui/js/main.js", "/")] == [404] * 3
 

@@ -234,6 +234,19 @@ def test_layers_can_be_left_out(page: Browser) -> None:
     eventually(lambda: "relief" not in asked(page, "GetMap")["LAYERS"].split(","))
 
 
+def test_what_a_project_did_is_drawn(page: Browser, qgisd: Daemon) -> None:
+    assert qgisd.ows("world", LAYERS="lakes", **MAP).status == 200
+    live(page)
+
+    def world() -> list[str]:
+        return next(row for row in rows(page, "Projects") if row[0] == "world.qgs")
+
+    eventually(lambda: re.fullmatch(r"[\d.]+", world()[6].strip()), timeout=20, period=0.2)
+    eventually(lambda: re.fullmatch(r"[\d.]+ m?s", world()[7].strip()), timeout=20, period=0.2)
+    drawn = page.all(".spark[aria-label^='requests a minute'] .spark-line")
+    assert any("h.01" in str(one.get_attribute("d")) for one in drawn)
+
+
 # what is wrong, and what is hostile
 
 
