@@ -36,7 +36,7 @@ _CAP_SYS_NICE = 23
 HARMLESS_THREADS = {
     # WebKit's memory scavenger: sleeps or waits on a condition, and returns freed pages to the
     # kernel. Started by any print layout on Qt 5. Prints with HTML and JavaScript come out
-    # byte-identical in forks beside it (tests/e2e/test_parity.py prints from forks).
+    # byte-identical in forks beside it (tests/parity prints from forks).
     "libQt5WebKit": "memory scavenger of WebKit",
 }
 

@@ -168,14 +168,6 @@ def qgisd(session_daemons: StartDaemon, roots: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="session")
-def one_worker(session_daemons: StartDaemon, roots: Path) -> Iterator[Daemon]:
-    """A daemon with one worker for each project, which thus hears all that is asked, in order."""
-    daemon = session_daemons(roots, pool="workers = 2\nproject_workers = 1\nidle_worker_s = 600")
-    yield daemon
-    assert crashes(daemon) == {}
-
-
-@pytest.fixture(scope="session")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Reference]]:
     """Name → a plain QgsServer, one for each name, as some answers depend on earlier ones."""
     started: dict[str, Reference] = {}

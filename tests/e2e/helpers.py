@@ -82,13 +82,19 @@ def plain_environment(profile: Path, hash_seed: str = "0") -> dict[str, str]:
 class Reference:
     """tests/e2e/reference.py, running: a plain QgsServer without a fork in its life."""
 
-    def __init__(self, folder: Path, hash_seed: str = "0", plugins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        hash_seed: str = "0",
+        plugins: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
         """plugins: a folder with server plugins, and the names of those to load."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(HERE / "reference.py"), *plugins],
-                env=plain_environment(folder / "profile", hash_seed),
+                env=plain_environment(folder / "profile", hash_seed) | (environment or {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -102,14 +108,19 @@ class Reference:
         method: str = "GET",
         body: bytes = b"",
         headers: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Response:
-        """The answer of a plain server that knows itself as http://localhost."""
+        """The answer of a plain server that knows itself as http://localhost.
+
+        environment: of this request alone.
+        """
         asked = {
             "path": str(path),
             "url": f"http://localhost{target}",
             "method": method,
             "body": base64.b64encode(body).decode(),
             "headers": SENT_HEADERS | (headers or {}),
+            "environment": environment or {},
         }
         assert self._process.stdin is not None and self._process.stdout is not None
         with self._lock:
@@ -166,25 +177,34 @@ def without_box(answer: Response) -> Response:
     return Response(answer.status, answer.headers, body, answer.complete)
 
 
-def assert_same(ours: Response, plain: Response) -> None:
-    """Status, headers of QGIS, and body are those of a plain server, byte for byte."""
-    assert ours.complete
-    assert ours.status == plain.status, ours.body[:500]
+def difference(ours: Response, plain: Response) -> str:
+    """Where an answer differs from a plain server's (status, headers, bytes); "" if nowhere."""
+    if not ours.complete:
+        return "cut off"
+    if ours.status != plain.status:
+        return f"status {ours.status}, plain server {plain.status}: {ours.body[:300]!r}"
     for name, value in plain.headers.items():
-        if name.lower() not in OWN_HEADERS:
-            assert ours.headers[name] == value, f"header {name}"
+        if name.lower() not in OWN_HEADERS and ours.headers.get(name) != value:
+            return f"header {name}: {ours.headers.get(name)!r}, plain server {value!r}"
     kind = plain.headers.get("Content-Type", "")
     left, right = without_times(ours.body, kind), without_times(plain.body, kind)
-    if left != right:
-        at = next(
-            (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
-            min(len(left), len(right)),
-        )
-        around = slice(max(0, at - 60), at + 120)
-        pytest.fail(
-            f"{kind}: {len(left)} bytes, plain server {len(right)}; the first difference at {at}:\n"
-            f"  qgisd {left[around]!r}\n  plain {right[around]!r}"
-        )
+    if left == right:
+        return ""
+    at = next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
+        min(len(left), len(right)),
+    )
+    around = slice(max(0, at - 60), at + 120)
+    return (
+        f"{kind}: {len(left)} bytes, plain server {len(right)}; the first difference at {at}:\n"
+        f"  qgisd {left[around]!r}\n  plain {right[around]!r}"
+    )
+
+
+def assert_same(ours: Response, plain: Response) -> None:
+    """Status, headers of QGIS, and body are those of a plain server, byte for byte."""
+    found = difference(ours, plain)
+    assert not found, found
 
 
 @dataclass(frozen=True)
@@ -273,8 +293,12 @@ def make_sets(out: Path, *arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    """A throwaway cluster with PostGIS: its DSN. Runs as postgres if we are root."""
+def postgresql(ssl: bool = False) -> Iterator[str]:
+    """A throwaway cluster with PostGIS: its DSN. Runs as postgres if we are root.
+
+    ssl: it speaks SSL too, and has a user gis_ssl (in the role gis, password gis) who is let in
+    by SSL alone.
+    """
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     need(bool(found), "PostgreSQL (/usr/lib/postgresql/*/bin)")
     extension = f"/usr/share/postgresql/{found[-1].parent.name}/extension/postgis.control"
@@ -305,14 +329,23 @@ def postgresql() -> Iterator[str]:
             [bin_dir / "initdb", "-D", data, "--no-sync", "-U", "gis", f"--pwfile={password}",
              "-E", "UTF8", "--auth-local=trust", "--auth-host=md5"]
         )  # fmt: skip
+        if ssl:
+            run(
+                ["openssl", "req", "-new", "-x509", "-nodes", "-newkey", "ec",
+                 "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost",
+                 "-out", data / "server.crt", "-keyout", data / "server.key"]
+            )  # fmt: skip
+            rules = data / "pg_hba.conf"
+            rules.write_text("hostnossl all gis_ssl all reject\n" + rules.read_text())
         with (top / "log").open("wb") as log:
             server = subprocess.Popen(
                 [*run_as, str(bin_dir / "postgres"), "-D", str(data), "-p", str(port),
                  "-k", str(top), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
-                 "-c", "synchronous_commit=off"],
+                 "-c", "synchronous_commit=off", "-c", f"ssl={'on' if ssl else 'off'}"],
                 cwd=top, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         local = ["-h", str(top), "-p", str(port)]
+        psql = [bin_dir / "psql", *local, "-U", "gis", "-v", "ON_ERROR_STOP=1"]
 
         def is_up() -> bool:
             assert server is not None and server.poll() is None, (top / "log").read_text()
@@ -321,7 +354,9 @@ def postgresql() -> Iterator[str]:
 
         eventually(is_up, timeout=30, period=0.1)
         run([bin_dir / "createdb", *local, "-U", "gis", "gis"])
-        run([bin_dir / "psql", *local, "-U", "gis", "-qc", "CREATE EXTENSION postgis", "gis"])
+        run([*psql, "-qc", "CREATE EXTENSION postgis", "gis"])
+        if ssl:
+            run([*psql, "-qc", "CREATE ROLE gis_ssl LOGIN PASSWORD 'gis' IN ROLE gis", "gis"])
         yield f"host=127.0.0.1 port={port} dbname=gis user=gis password=gis"
     finally:
         if server is not None:

@@ -27,6 +27,9 @@ METHODS = {
     "GET": QgsServerRequest.GetMethod,
     "HEAD": QgsServerRequest.HeadMethod,
     "POST": QgsServerRequest.PostMethod,
+    "PUT": QgsServerRequest.PutMethod,
+    "DELETE": QgsServerRequest.DeleteMethod,
+    "PATCH": getattr(QgsServerRequest, "PatchMethod", QgsServerRequest.PostMethod),
 }
 
 
@@ -40,7 +43,12 @@ def answer(server: QgsServer, settings: QgsServerSettings, asked: dict[str, Any]
         asked["url"], METHODS[asked["method"]], asked["headers"], body or None
     )
     response = QgsBufferServerResponse()
-    server.handleRequest(request, response, project)
+    os.environ.update(asked["environment"])
+    try:
+        server.handleRequest(request, response, project)
+    finally:
+        for name in asked["environment"]:
+            del os.environ[name]
     return {
         "status": response.statusCode() or 200,
         "headers": response.headers(),

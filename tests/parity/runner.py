@@ -1,0 +1,323 @@
+"""Asks qgisd and a plain QgsServer the same, and compares: the work behind the suite's tests.
+
+Each side, the plain server and each mode of qgisd, has a copy of all projects and a database of
+its own, so that writes of one do not reach another. A source's answers by the plain server are
+made once; every mode is compared with them.
+"""
+
+import random
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.e2e.helpers import Reference, difference
+from tests.parity.cases import SIGNATURES, Case, cases_of
+from tests.parity.sources import Source
+from tests.support import Daemon, Response
+
+#: Sources at work at once, and plain servers for them.
+AT_ONCE = 2
+#: Clients at once in the mode `random`, and workers for them.
+CLIENTS = 4
+#: Of the shuffling.
+SEED = 20
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way in which qgisd serves."""
+
+    name: str
+    #: In the table.
+    letter: str
+    about: str
+    #: Lines of [pool].
+    pool: str
+    #: Of a project that is served this way, in the admin API.
+    forked: bool = True
+    shuffled: bool = False
+    #: Sources left out.
+    without: tuple[str, ...] = ()
+
+
+_ONE = "workers = 4\nproject_workers = 1\n"
+MODES = (
+    Mode("cold", "C", "fork of a snapshot that has answered nothing", _ONE + 'warmup = "off"\n'),
+    Mode("warm", "W", "fork of a snapshot that has drawn its layers", _ONE + 'warmup = "map"\n'),
+    Mode("loaded", "L", "`snapshot = false`: the worker loads the project itself",
+         _ONE + "snapshot = false\n", forked=False),
+    Mode("random", "R", f"{CLIENTS} workers at once, requests in random order; without writes",
+         f"workers = {CLIENTS * AT_ONCE}\nproject_workers = {CLIENTS}\n"
+         "breaker_failures = 1000000\n", shuffled=True,
+         # What these answer depends on what they were asked before, in a plain server too:
+         # test_parity.py asks two of them.
+         without=("wfs", "oapif", "vectortile")),
+)  # fmt: skip
+BY_NAME = {mode.name: mode for mode in MODES}
+
+#: For requests that set a filter or change data by WFS-T: a plain server would switch a GeoPackage
+#: to WAL, which connections opened before cannot read, so that extents and counts are 0 from then
+#: on, and of two plain servers one answers empty. qgisd keeps the journal (worker/writes.py), and
+#: so does the plain server here.
+JOURNAL = {"OGR_SQLITE_JOURNAL": "DELETE"}
+#: Why an answer in random order may differ: proven with plain servers in test_parity.py.
+EXTENTS = (
+    "an extent of a GeoPackage comes from its index (rounded) or from its features, by what was"
+    " asked before; of plain servers too"
+)
+#: Which of several labels that fit equally well is drawn, at random, in one process (QGIS 3.40).
+SEVERAL = "a plain server, asked again, draws this picture too: it has several"
+TRIES = 10
+_DECIMALS = re.compile(rb"-?[0-9]+[.][0-9]{2,}")
+
+#: (status of a plain server, of qgisd) with the same body → why they differ (_honest_status).
+ON_PURPOSE = {
+    (500, 404): "404 for a feature that is not there, where QGIS says 500",
+    (200, 400): "400 for a SERVICE that is not there, where QGIS says 200",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case, compared."""
+
+    case: Case
+    #: "" where the answers are the same.
+    difference: str
+    #: What the answer was expected to hold, and does not.
+    hollow: str
+    #: Of an expected difference.
+    cause: str = ""
+    #: Until the whole answer had come.
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a side finds its copies."""
+
+    roots: Path
+    #: For QGIS: the service file and the password file of its own database.
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def hollow(case: Case, answer: Response) -> str:
+    """What an answer lacks that shows success (or the error that was asked for)."""
+    if case.holds is None:
+        return ""
+    well = answer.status < 300 if case.status < 300 else answer.status >= 400
+    if not well:
+        return f"status {answer.status}: {answer.body[:200]!r}"
+    if case.holds in SIGNATURES:
+        held = answer.body.startswith(case.holds)
+    else:
+        held = case.holds.lower() in answer.body.lower()
+    return "" if held else f"no {case.holds!r} in {answer.body[:200]!r}"
+
+
+def rounded(answer: Response) -> Response:
+    """With numbers cut to six digits, where it is text."""
+    kind = str(answer.headers.get("Content-Type", ""))
+    if "image" in kind or "pdf" in kind:
+        return answer
+    body = _DECIMALS.sub(lambda match: b"%.6g" % float(match[0]), answer.body)
+    return Response(answer.status, answer.headers, body, answer.complete)
+
+
+def compare(
+    source: Source, case: Case, ours: Response, plain: Response, shuffled: bool = False
+) -> Result:
+    """The verdict on one case."""
+    cause = ON_PURPOSE.get((plain.status, ours.status), "")
+    if cause and ours.body == plain.body:
+        plain = Response(ours.status, plain.headers, plain.body)
+    else:
+        cause = ""
+    if shuffled and difference(ours, plain) and not difference(rounded(ours), rounded(plain)):
+        ours, plain, cause = rounded(ours), rounded(plain), EXTENTS
+    unlikely = case.id in source.hollow or (case.writes and not source.editable)
+    return Result(case, difference(ours, plain), "" if unlikely else hollow(case, ours), cause)
+
+
+class Plain:
+    """A plain QgsServer, and what it has answered."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self._place = place
+        self._server = Reference(folder, environment=place.environment)
+
+    def ask(self, source: Source, case: Case) -> Response:
+        target = case.target(source).replace("/ogcapi", "/wfs3", 1)
+        path = self._place.roots / f"{source.map}.qgs"
+        journal = JOURNAL if "FILTER=" in target or case.method == "POST" else {}
+        return self._server.ask(
+            path, target, case.method, case.body.encode(), case.headers, journal
+        )
+
+    def get(self, path: Path, target: str) -> Response:
+        return self._server.ask(path, target)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class Suite:
+    """All sides, started when first needed; results by mode and source."""
+
+    def __init__(
+        self,
+        place: Callable[[str], Place],
+        start: Callable[[Mode, Place], Daemon],
+        folder: Callable[[str], Path],
+    ) -> None:
+        self._place = place
+        self._start = start
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._plains: list[Plain] = []
+        self._others: list[Plain] = []
+        self._daemons: dict[str, Daemon] = {}
+        self._answers: dict[str, dict[str, Response]] = {}
+        self._threads = ThreadPoolExecutor(AT_ONCE)
+        self._results: dict[tuple[str, str], Future[list[Result]]] = {}
+
+    def order(self, jobs: list[tuple[Mode, Source]]) -> None:
+        """Begin with these, in this order."""
+        for mode, source in jobs:
+            self._results[mode.name, source.name] = self._threads.submit(self._run, mode, source)
+
+    def results(self, mode: Mode, source: Source) -> list[Result]:
+        """Of one mode and source; waits for it."""
+        return self._results[mode.name, source.name].result()
+
+    def done(self) -> dict[tuple[str, str], list[Result]]:
+        """All results so far, by the names of mode and source."""
+        return {
+            key: future.result()
+            for key, future in self._results.items()
+            if future.done() and not future.cancelled() and future.exception() is None
+        }
+
+    def daemon(self, mode: Mode) -> Daemon:
+        with self._lock:
+            if mode.name not in self._daemons:
+                self._daemons[mode.name] = self._start(mode, self._place(mode.name))
+            return self._daemons[mode.name]
+
+    @property
+    def version(self) -> str:
+        """Of QGIS, as in 3.22.16."""
+        daemon = next(iter(self._daemons.values()))
+        return str(daemon.api("GET", "/api/v1/stats")[0]["qgis"]).partition("-")[0]
+
+    def another(self, mode: Mode) -> Daemon:
+        """One more daemon of this mode, over copies of its own, for a test that disturbs it."""
+        return self._start(mode, self._place("another"))
+
+    def another_plain(self, name: str) -> "Plain":
+        """One more plain server, over copies of its own; `stop` ends it."""
+        server = Plain(self._place(name), self._folder(name))
+        with self._lock:
+            self._others.append(server)
+        return server
+
+    def path(self, source: Source) -> Path:
+        """The project file of the plain servers."""
+        return self._place("plain").roots / f"{source.map}.qgs"
+
+    def stop(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for plain in (*self._plains, *self._others):
+            plain.stop()
+
+    def plain(self, number: int) -> Plain:
+        """One of the plain servers: a source is always asked of the same."""
+        with self._lock:
+            while len(self._plains) < AT_ONCE:
+                name = f"plain{len(self._plains)}"
+                self._plains.append(Plain(self._place("plain"), self._folder(name)))
+            return self._plains[number % AT_ONCE]
+
+    def answers(self, source: Source) -> dict[str, Response]:
+        """Case → what a plain server answers, asked in the order of the corpus."""
+        with self._lock:
+            lock = self._locks.setdefault(source.name, threading.Lock())
+        with lock:
+            if source.name not in self._answers:
+                plain = self.plain(len(source.name))
+                self._answers[source.name] = {
+                    case.id: plain.ask(source, case) for case in cases_of(source)
+                }
+            return self._answers[source.name]
+
+    def _run(self, mode: Mode, source: Source) -> list[Result]:
+        daemon, plain = self.daemon(mode), self.answers(source)
+        cases = cases_of(source)
+        if mode.shuffled:
+            cases = [case for case in cases if not case.writes]
+            random.Random(SEED).shuffle(cases)
+            with ThreadPoolExecutor(CLIENTS) as clients:
+                ours = list(clients.map(lambda case: ask(daemon, source, case), cases))
+        else:
+            ours = [ask(daemon, source, case) for case in cases]
+        project = daemon.projects()[f"{source.map}.qgs"]
+        (generation,) = project["generations"]
+        assert generation["mode"] == ("forked" if mode.forked else "loaded"), generation
+        lost = {
+            why: count for why, count in project["ended"].items() if why not in ("idle", "stop")
+        }
+        assert not lost, f"workers of {source.map} ended: {lost}"
+        daemon.api("DELETE", f"/api/v1/projects/{quote(source.map, safe='')}")
+        return [
+            replace(self._verdict(mode, source, case, answer, plain[case.id]), seconds=seconds)
+            for case, (answer, seconds) in zip(cases, ours, strict=True)
+        ]
+
+    def _verdict(
+        self, mode: Mode, source: Source, case: Case, ours: Response, plain: Response
+    ) -> Result:
+        """Compare; of a picture the plain server may have several, and is asked again."""
+        result = compare(source, case, ours, plain, mode.shuffled)
+        picture = str(plain.headers.get("Content-Type", "")).startswith("image/")
+        if not result.difference or not picture or case.writes:
+            return result
+        server = self.plain(len(source.name))
+        again = (server.ask(source, case) for _ in range(TRIES))
+        if any(not difference(ours, other) for other in again):
+            return replace(result, difference="", cause=SEVERAL)
+        return result
+
+
+def ask(daemon: Daemon, source: Source, case: Case) -> tuple[Response, float]:
+    """One case, to qgisd: the answer, and the seconds it took."""
+    body = case.body.encode() if case.body else None
+    started = time.monotonic()
+    answer = daemon.request(case.method, case.target(source), body, case.headers, timeout=60)
+    return answer, time.monotonic() - started
+
+
+def copy_side(made: Path, side: Path, database: str) -> Path:
+    """A copy of all projects for one side, in which PostgreSQL's database is its own."""
+    shutil.copytree(made, side)
+    for path in side.glob("*/*.qgs"):
+        text = path.read_text()
+        if "dbname='gis'" in text:
+            path.write_text(text.replace("dbname='gis'", f"dbname='{database}'"))
+    return side
+
+
+def copy_database(dsn: str, database: str) -> None:
+    """A copy of the database gis. Nobody may be connected to it."""
+    subprocess.run(
+        ["psql", "-qd", dsn.replace("dbname=gis", "dbname=postgres"), "-c",
+         f"CREATE DATABASE {database} TEMPLATE gis"],
+        check=True,
+    )  # fmt: skip
