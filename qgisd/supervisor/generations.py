@@ -40,25 +40,34 @@ class Generations(Dispatch):
             self._cancel(project, before, "overtaken by a newer version", Reason.RELOAD)
 
     def _start_loads(self) -> None:
-        """Let waiting loads begin: first those that requests wait for, then in order."""
+        """Let waiting loads begin: first those that requests wait for, then in order.
+
+        What loads in the background gives way to those who serve, and takes long where they have
+        much to do: the others do not wait for it.
+        """
         if not self.coming or self.zygote.state is not ZygoteState.UP:
             return
-        pending, loading = [], 0
+        pending, ahead, behind = [], 0, 0
         for key in self.coming:
             project = self.projects[key]
             if project.coming is not None:
+                loading = project.coming.state is GenerationState.LOADING
                 pending += [project] if project.coming.state is GenerationState.PENDING else []
-                loading += project.coming.state is GenerationState.LOADING
+                ahead += loading and not project.coming.background
+                behind += loading and project.coming.background
         pending.sort(key=lambda project: not self.queue.waiting(project.key))
         pending.sort(key=lambda project: self.queue.depth(project.key), reverse=True)
         for project in pending:
             # A slot more for each depth, as in `dispatch`: the load of a project that draws another
             # one waits for the capabilities of that one.
-            if loading >= self.limits.max_loads + self.queue.depth(project.key):
+            background = project.serving is not None and not project.serving.barren
+            others = ahead + behind if background else ahead
+            if others >= self.limits.max_loads + self.queue.depth(project.key):
                 continue
-            loading += 1
+            ahead, behind = (ahead, behind + 1) if background else (ahead + 1, behind)
             generation = project.coming
             assert generation is not None
+            generation.background = background
             generation.state = advance(GENERATION, generation.state, "start", project.key)
             generation.snapshot, generation.since = True, self.now
             self.timers.set(
@@ -70,7 +79,7 @@ class Generations(Dispatch):
                     project.key,
                     generation.number,
                     generation.path,
-                    background=project.serving is not None,
+                    background,
                 )
             )
             number, reason = generation.number, generation.reason

@@ -6,10 +6,10 @@ What is loaded, and when it takes over, is in `generations.py`.
 from qgisd.errors import LoopDetected, ProjectNotFound, ProjectUnusable, RequestError, Unavailable
 from qgisd.supervisor import events as e
 from qgisd.supervisor import policy
-from qgisd.supervisor.model import MOST_DEPTH, Generation, Job, Project, ProjectRef, Zygote
+from qgisd.supervisor.model import MOST_DEPTH, Job, Project, ProjectRef, Zygote
 from qgisd.supervisor.outdated import Outdated
 from qgisd.supervisor.states import ZYGOTE, GenerationState, ZygoteState, advance
-from qgisd.words import Mode, NoteKind, Reason
+from qgisd.words import NoteKind, Reason
 
 
 class Loads(Outdated):
@@ -110,13 +110,8 @@ class Loads(Outdated):
         serving = project.serving
         if serving is None:
             self._new_generation(project, Reason.BOOT)
-        elif self._is_barren(serving) and self.now >= project.retry_at:
+        elif serving.barren and self.now >= project.retry_at:
             self._new_generation(project, Reason.CRASH)
-
-    @staticmethod
-    def _is_barren(generation: Generation) -> bool:
-        """No worker can be forked of it any more: its snapshot has died."""
-        return generation.mode is Mode.FORKED and not generation.snapshot
 
     def _on_retry_due(self, key: str) -> None:
         project = self.projects.get(key)

@@ -166,6 +166,8 @@ class Generation:
     warmup: WarmUp = field(default_factory=WarmUp)
     #: Since when its project is served without a break, by it or those before it.
     serves_since: float = 0.0
+    #: Nobody waits for its load, as the one before serves.
+    background: bool = False
     #: It is loaded because the data of the one before changed, and not the project.
     for_data: bool = False
     #: What its layers read, as they were at the load.
@@ -178,6 +180,11 @@ class Generation:
     snapshot: bool = False
     boot_failures: int = 0
     workers: dict[int, Worker] = field(default_factory=dict)
+
+    @property
+    def barren(self) -> bool:
+        """No worker can be forked of it any more: its snapshot has died."""
+        return self.mode is Mode.FORKED and not self.snapshot
 
     def in_state(self, *states: WorkerState) -> Iterator[Worker]:
         """Its workers in any of `states`."""

@@ -494,17 +494,18 @@ class World:
         self._check_caps()
         self._check_jobs()
         self._check_workers()
-        loading = 0
+        loading: list[bool] = []
         for project in machine.projects.values():
             numbers = [generation.number for generation in project.generations()]
             assert len(numbers) == len(set(numbers)) and max(numbers, default=0) <= project.newest
             if project.serving is not None:
                 assert project.serving.state is GenerationState.SERVING
             if project.coming is not None and project.coming.state is GenerationState.LOADING:
-                loading += 1
+                loading.append(project.coming.background)
                 assert ("load", project.key, project.coming.number) in machine.timers._when
         # Loads that nested requests wait for have slots of their own.
-        assert loading <= figures.max_loads + MOST_DEPTH
+        assert loading.count(False) <= figures.max_loads + MOST_DEPTH
+        assert loading.count(True) <= figures.max_loads + MOST_DEPTH
         assert machine.pinned == {key for key, each in machine.projects.items() if each.pinned}
         for project in machine.projects.values():
             self._check_comes_back(project)

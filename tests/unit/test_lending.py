@@ -170,3 +170,29 @@ def test_only_a_load_for_which_nobody_waits_is_in_the_background() -> None:
     world.serve("p")
     world.tell(e.ReloadOrdered("p"))
     assert [do.background for do in world.heard(e.ForkSnapshot)] == [False, True]
+
+
+def test_a_load_in_the_background_does_not_hold_up_the_others() -> None:
+    world = World(max_loads=1)
+    world.start()
+    for key in ("p", "q"):
+        world.serve(key)
+    before = len(world.heard(e.ForkSnapshot))
+    for key in ("p", "q"):
+        world.tell(e.ReloadOrdered(key))
+    for key in ("r", "s"):
+        world.arrive(key)
+    forked = [(do.project, do.background) for do in world.heard(e.ForkSnapshot)[before:]]
+    # One for which nobody waits, and one for which somebody does.
+    assert forked == [("p", True), ("r", False)]
+    world.settle()
+    forked = [(do.project, do.background) for do in world.heard(e.ForkSnapshot)[before + 2 :]]
+    assert sorted(forked) == [("q", True), ("s", False)]
+
+
+def test_a_project_without_a_snapshot_to_fork_is_not_loaded_in_the_background() -> None:
+    world = World()
+    world.start()
+    world.serve("p")
+    world.lose_snapshot("p")
+    assert [do.background for do in world.heard(e.ForkSnapshot)] == [False, False]
