@@ -1,8 +1,9 @@
 """The decisions of a pool: an event in, instructions out. Pure: no clock, no I/O, no await.
 
-`Machine` answers for requests and workers; what it stands on, `pressure` for memory, `loads` for
-zygotes and projects, `generations` for their loads, `dispatch` for who runs next. All work on
-the records of `model.py`, which nobody else changes.
+`Machine` answers for requests and workers; what it stands on, `interventions` for operators,
+`pressure` for memory, `loads` for zygotes and projects, `outdated` for their data, `generations`
+for their loads, `dispatch` for who runs next. All work on the records of `model.py`, which nobody
+else changes.
 Every way a request can end goes through `_finish`, once.
 """
 

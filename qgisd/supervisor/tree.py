@@ -94,7 +94,7 @@ class Tree:
         self._workers: dict[str, tuple[Child, _Group]] = {}
         #: Killed before they were seen; they die when they show up.
         self._doomed: set[str] = set()
-        #: Forked by one that ended before it could tell: killed, and buried.
+        #: Left by one that ended, and known to nobody: killed, and buried.
         self._strays: dict[int, Child] = {}
         #: What the newest zygote said of itself.
         self.started: wire.ZygoteReady | None = None
@@ -266,6 +266,7 @@ class Tree:
             return
         self._hearing.close(token)
         forker.control.close()
+        self._kill_strays(forker.group)
         forker.group.leave(token)
         generation, project = wire.parse_snapshot_token(token)
         message = forker.message or f"the process that held it ended: {ending(code)}"
@@ -328,6 +329,7 @@ class Tree:
         self._hearing.close(token)
         child, group = self._workers.pop(token)
         self._stack_fds.pop(wire.parse_worker_token(token), None)
+        self._kill_strays(group)
         group.leave(token)
         own = self._home / wire.WORKER_FOLDERS / str(child.pid)
         if own.exists():
@@ -392,7 +394,8 @@ class Tree:
                 self._emit(_never_forked(token))
 
     def _kill_strays(self, group: _Group) -> None:
-        """One that ended between a fork and its report left a process that nobody knows."""
+        """Who ends between a fork and its report leaves a process that nobody knows, and so does a
+        worker that had started a program, as some plugins do. They are our children then."""
         known = {*self.pids().values(), *self._strays}
         for pid in orphans(group.number) - known:
             try:

@@ -12,12 +12,14 @@ A project is a text file of `key = value` lines; a request's query says what to 
     request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang | exit&code=
                | crash&signal=&after=head | leak&mb= | garbage | break | stop (SIGSTOP)
                | stubborn (ignores SIGTERM, then hangs) | thread | learn&word= | learned
+               | program (starts one that never ends)
     both       say (written to standard error first) · times
 """
 
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -170,6 +172,10 @@ class FakeBackend:
     def _do_thread(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
         threading.Thread(target=_hang, daemon=True).start()
         return b"started"
+
+    def _do_program(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
+        program = subprocess.Popen(["sleep", "3600"])
+        return f"{os.getpid()} {program.pid}".encode()
 
     def _do_learn(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
         self._learned.append(query["word"])

@@ -17,7 +17,8 @@ import pytest
 from qgisd import channel
 from qgisd.supervisor import events as e
 from qgisd.supervisor import process, tree
-from tests.support import eventually
+from qgisd.supervisor.hearing import Hearing
+from tests.support import Daemon, eventually
 
 #: A zygote that forks on the first order, and ends without a word of it.
 HASTY = """
@@ -43,7 +44,7 @@ def subreaper() -> Iterator[None]:
 
 def start_hasty(
     make_environment: Callable[[int, int], dict[str, str]], control: socket.socket,
-    lifeline: process.Lifeline, on_exit: Callable[[int | None], None],
+    lifeline: process.Lifeline, output: int, on_exit: Callable[[int | None], None],
 ) -> process.Child:  # fmt: skip
     """In place of process.start_zygote."""
     started = subprocess.Popen(
@@ -65,7 +66,7 @@ def test_what_a_hasty_zygote_leaves_is_killed_and_buried(
     async def run() -> None:
         made = tree.Tree(
             "p", "ipc://unused", tmp_path, lambda control, lifeline: {}, heard.append,
-            lambda worker, stack: None, False, logging.getLogger("test"),
+            Hearing("p", {}, str), lambda worker, stack: None, False, logging.getLogger("test"),
         )  # fmt: skip
         made.start_zygote(e.StartZygote(1))
         made.fork_snapshot(e.ForkSnapshot(1, "world.qgs", 1, "/srv/world.qgs"))
@@ -78,6 +79,17 @@ def test_what_a_hasty_zygote_leaves_is_killed_and_buried(
     asyncio.run(run())
     assert [type(event) for event in heard] == [e.ZygoteDown, e.SnapshotDown]
     assert set(psutil.Process().children()) == before
+
+
+def test_what_a_worker_has_started_ends_with_it(
+    daemons: Callable[..., Daemon], fake_roots: Path
+) -> None:
+    daemon = daemons(fake_roots)
+    worker, program = map(int, daemon.ows("a.qgs", do="program").body.split())
+    assert psutil.pid_exists(program)
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(program))  # and is no zombie
+    assert daemon.ows("a.qgs").body == b"hello"
 
 
 def test_orphans_are_those_of_the_group_alone(subreaper: None) -> None:
