@@ -1,7 +1,8 @@
 """The state of a pool's machine, and the moves that all its parts share. Pure.
 
 core ◀ dispatch ◀ generations ◀ outdated ◀ loads ◀ pressure ◀ interventions ◀ machine: each adds
-the handlers of its own events, and `machine.Machine` is the whole. The records are those of `model.py`.
+the handlers of its own events, and `machine.Machine` is the whole. The records are those of
+`model.py`.
 """
 
 from collections.abc import Callable

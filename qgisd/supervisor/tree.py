@@ -21,6 +21,9 @@ from qgisd.supervisor.process import Child, Control, Lifeline, orphans, start_zy
 from qgisd.supervisor.transport import identity_of
 from qgisd.words import PluginState, Reason
 
+#: Longest wait for an autopsy; somewhat more than it takes at most.
+_AUTOPSY_S = 15.0
+
 
 class _Group:
     """A zygote, and the process group below it that its lifeline holds."""
@@ -309,20 +312,23 @@ class Tree:
 
     async def _examine_and_kill(self, worker: int, child: Child) -> None:
         """Its request is answered already, so there is time to learn what it was stuck in."""
-        # A descriptor of our own: the child's may be closed by its exit while a thread uses it.
-        pidfd = os.dup(child.pidfd)
         try:
-            stack = await self._loop.run_in_executor(
+            # A descriptor of our own: the child's may be closed by its exit while a thread uses it.
+            pidfd = os.dup(child.pidfd)
+            examined = self._loop.run_in_executor(
                 None,
                 autopsy.examine,
                 child.pid,
                 pidfd,
-                self._stack_fds[worker],
+                self._stack_fds.get(worker, -1),
                 self._native_stacks,
             )
-            self._on_autopsy(worker, stack)
+            examined.add_done_callback(lambda _: os.close(pidfd))
+            # All threads may be waiting for a folder on a network that stalls.
+            await asyncio.wait((examined,), timeout=_AUTOPSY_S)
+            if examined.done():
+                self._on_autopsy(worker, examined.result())
         finally:
-            os.close(pidfd)
             child.kill()
 
     def _worker_exited(self, token: str, code: int | None) -> None:

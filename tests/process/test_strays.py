@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,7 @@ from qgisd import channel
 from qgisd.supervisor import events as e
 from qgisd.supervisor import process, tree
 from qgisd.supervisor.hearing import Hearing
+from qgisd.words import Reason
 from tests.support import Daemon, eventually
 
 #: A zygote that forks on the first order, and ends without a word of it.
@@ -109,3 +112,37 @@ def test_orphans_are_those_of_the_group_alone(subreaper: None) -> None:
         assert os.waitpid(left, 0)[0] == left
         assert process.orphans(leader.pid) == set()
         lone.kill()
+
+
+def test_a_stuck_worker_is_killed_though_no_thread_is_free_to_look_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "_AUTOPSY_S", 0.05)
+    heard: list[e.Event] = []
+    stuck = threading.Event()
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        blocked = loop.run_in_executor(None, stuck.wait, 20)
+        made = tree.Tree(
+            "p", "ipc://unused", tmp_path, lambda control, lifeline: {}, heard.append,
+            Hearing("p", {}, str), lambda worker, stack: None, False, logging.getLogger("test"),
+        )  # fmt: skip
+        worker = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        worker.returncode = 0  # its exit is collected by the pidfd
+        lifeline = process.Lifeline()
+        made._adopt(tree._Group(lifeline), "worker 1", worker.pid, os.pidfd_open(worker.pid))
+        made.worker_is_up(1, 0)
+        made.kill_worker(e.KillWorker(1, Reason.DEADLINE))
+        deadline = loop.time() + 10
+        while not heard:
+            assert loop.time() < deadline, "it lives"
+            await asyncio.sleep(0.01)
+        stuck.set()
+        await blocked
+        lifeline.hand_over()
+        lifeline.cut()
+
+    asyncio.run(run())
+    assert heard == [e.WorkerDown(1, "signal 9")]
