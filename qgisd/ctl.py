@@ -10,8 +10,11 @@ from urllib.parse import quote, urlencode
 
 from qgisd.errors import QgisdError
 
-#: Seconds to connect; an answer may take as long as a load does.
+#: Seconds to connect.
 _CONNECT_S = 10.0
+#: Silence after which a daemon hangs that is asked what it knows, or for events (feed.py beats more
+#: often). What it is told to do may take as long as a load does.
+SILENCE_S = 60.0
 
 
 class CtlError(QgisdError):
@@ -56,20 +59,29 @@ def _answer(
     admin: str, method: str, path: str, token: str, query: dict[str, str]
 ) -> Iterator[http.client.HTTPResponse]:
     target = path + ("?" + urlencode(query) if query else "")
+    if not (token.isascii() and token.isprintable()):
+        raise NotAllowed("the token has characters that no token has: is it the right file?")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    connection = _connection(admin)
+    connection = None
     try:
+        connection = _connection(admin)
         connection.connect()
-        connection.sock.settimeout(None)
+        connection.sock.settimeout(SILENCE_S if method == "GET" else None)
         connection.request(method, target, headers=headers)
         yield connection.getresponse()
+    except PermissionError:
+        raise NotAllowed(
+            f"{admin}: the file does not let you in. Be root, the daemon's own user, or in the "
+            "group of the file; what you may do, admin.users and groups say"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise NoDaemon(
             f"no answer on {admin}: {error or type(error).__name__}. "
             "Does qgisd run? --admin names it"
         ) from None
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
 
 
 def call(admin: str, method: str, path: str, token: str = "", **query: str) -> tuple[int, Any]:
@@ -78,11 +90,22 @@ def call(admin: str, method: str, path: str, token: str = "", **query: str) -> t
     admin: "unix:/path", "host:port", "http://host:port" or "https://host". Raises CtlError.
     """
     with _answer(admin, method, path, token, query) as response:
-        content = response.read()
+        return response.status, _decoded(admin, response)
+
+
+def _decoded(admin: str, response: http.client.HTTPResponse) -> Any:
+    content = response.read()
     try:
-        return response.status, json.loads(content)
+        return json.loads(content)
     except ValueError:
         raise CtlError(f"{admin} answered {response.status} without JSON: not qgisd?") from None
+
+
+def _check(status: int, content: Any) -> None:
+    """Raises what an answer that is an error says."""
+    if status >= 400 and isinstance(content, dict) and "detail" in content and "ok" not in content:
+        kind = NotAllowed if status in (401, 403) else CtlError
+        raise kind(str(content["detail"]))
 
 
 def fetch(admin: str, method: str, path: str, token: str = "", **query: str) -> Any:
@@ -91,9 +114,7 @@ def fetch(admin: str, method: str, path: str, token: str = "", **query: str) -> 
     What an order came to, good or bad, is no error: a load that failed is told as it is.
     """
     status, content = call(admin, method, path, token, **query)
-    if status >= 400 and isinstance(content, dict) and "detail" in content and "ok" not in content:
-        kind = NotAllowed if status in (401, 403) else CtlError
-        raise kind(str(content["detail"]))
+    _check(status, content)
     return content
 
 
@@ -101,9 +122,8 @@ def events(admin: str, token: str = "", **query: str) -> Iterator[tuple[str, Any
     """Name and data of each event, as they come, until the daemon ends. Raises CtlError."""
     with _answer(admin, "GET", "/api/v1/events", token, query) as response:
         if response.status != 200:
-            content = json.loads(response.read())
-            kind = NotAllowed if response.status in (401, 403) else CtlError
-            raise kind(str(content.get("detail", response.status)))
+            _check(response.status, _decoded(admin, response))
+            raise CtlError(f"{admin} answered {response.status}: not qgisd?")
         name = ""
         while line := response.readline():
             field, _, value = line.decode().rstrip("\n").partition(": ")

@@ -215,11 +215,13 @@ def crash_text(crash: Row) -> str:
         "its last requests, oldest first; the last one was under way:",
     ]
     for seen in crash["requests"]:
-        words = ["curl", "-sS", "-H", f"X-Request-Id: {seen['request_id']}"]
+        # What clients sent is hostile: -g and --data-raw, as curl would read files of "@…".
+        words = ["curl", "-gsS", "-H", f"X-Request-Id: {seen['request_id']}"]
         if seen["method"] != "GET":
             words += ["-X", seen["method"]]
         if seen["body"]:
-            words += ["--data-binary", seen["body"]]
+            kinds = [value for name, value in seen["headers"] if name.lower() == "content-type"]
+            words += ["-H", f"Content-Type: {', '.join(kinds)}", "--data-raw", seen["body"]]
         lines.append("  " + shlex.join([*words, seen["url"]]))
     return "\n".join(map(plain, [*lines, *crash["stack"].splitlines()]))
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it failed or was refused, 2 the command or the configurati
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,6 +24,9 @@ from qgisd.errors import ConfigError
 #: Where a token is looked for; a command line is seen by all users of a machine.
 TOKEN_VARIABLE = "QGISD_ADMIN_TOKEN"
 _LOOK_S = 0.2
+#: Nobody waits for longer after a TAB.
+_COMPLETION_S = 2.0
+_HARMLESS = re.compile(r"[\w./@+,:=-]+")
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Client:
 
 def stop(error: ctl.CtlError) -> Any:
     """End the command with the words and the code of an error."""
-    click.echo(f"qgisd: {error}", err=True)
+    click.echo(f"qgisd: {tables.plain(str(error))}", err=True)
     sys.exit(error.code)
 
 
@@ -115,12 +119,17 @@ def _listener(path: Path | None) -> str:
 
 
 def _known_projects(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
-    """For the shell's completion: nothing, rather than an error."""
+    """For the shell's completion: nothing, rather than an error, and soon.
+
+    Shells take names as they are: what they would expand or run is not offered.
+    """
+    ctl.SILENCE_S = _COMPLETION_S
     options = context.parent.params if context.parent is not None else {}
     try:
         admin = options.get("admin") or _listener(options.get("path"))
         rows = ctl.fetch(admin, "GET", "/api/v1/projects", _read_token(options.get("token_file")))
-        return [row["project"] for row in rows if row["project"].startswith(begun)]
+        names = [row["project"] for row in rows]
+        return [name for name in names if name.startswith(begun) and _HARMLESS.fullmatch(name)]
     except (ctl.CtlError, click.ClickException, SystemExit):
         return []
 

@@ -1,5 +1,6 @@
 """What `ctl` prints: columns that fit, and nothing that steers a terminal."""
 
+import shlex
 from typing import Any
 
 import pytest
@@ -84,3 +85,21 @@ def test_the_pool_is_named_where_there_are_several_and_in_pipes() -> None:
     assert "POOL" in tables.table(rows, ("pool", "id"), 80)
     assert "POOL" not in tables.table(rows[:1], ("pool", "id"), 80)
     assert "POOL" in tables.table(rows[:1], ("pool", "id"))
+
+
+def test_a_crash_is_repeated_without_reading_files_of_the_operator() -> None:
+    """A body of "@/etc/shadow" would be that file to --data-binary, sent to a Host of the client's
+    choice; brackets in a URL would be many."""
+    seen = {
+        "request_id": "7", "method": "POST", "url": "http://h/wfs3/[1-9]",
+        "headers": [("Content-Type", "text/xml")], "body": "@/etc/shadow",
+    }  # fmt: skip
+    crash = {
+        "project": "a.qgs", "worker": 3, "when": 0.0, "reason": "crash", "detail": "signal 11",
+        "requests": [seen], "stack": "",
+    }  # fmt: skip
+    command = tables.crash_text(crash).splitlines()[2]
+    words = shlex.split(command)
+    assert words[:2] == ["curl", "-gsS"]
+    assert words[words.index("--data-raw") + 1] == "@/etc/shadow"
+    assert "Content-Type: text/xml" in words and "--data-binary" not in words
