@@ -21,19 +21,22 @@ from qgisd import journal
 from qgisd.repeats import Repeats
 
 _NAMES = (
-    r"password|passwd|passphrase|pwd|authcfg|(?:access|refresh|auth|id)?_?token|(?:client_?)?secret"
-    r"|api[_-]?key|signature|session_?id|user(?:name)?"
+    r"[a-z0-9]*password|passwd|passphrase|(?:user)?pwd|authcfg|(?:access|refresh|auth|id)?_?token"
+    r"|(?:client_?)?secret|secret_(?:access_)?key|api[_-]?key|sig(?:nature)?|session_?id|user(?:name)?"
 )
 _SECRET = re.compile(
     # A name may follow on _ or -, as in access_token and X-Api-Key, but not end another word.
     rf"""(?ix) (?<![a-z0-9]) ({_NAMES}) (["']?\s*(?:[=:]|%3D)\s*)
     ( '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^\s'"&;]+ )"""
 )
-_URL_USER = re.compile(r"(?<=//)[^/\s@'\"]+(?=@)")
+_URL_USER = re.compile(r"(?<=//)[^/\s'\"]+(?=@)")
 _HEADER = re.compile(
     r"""(?ix) \b ((?:proxy-)?authorization|(?:set-)?cookie) (["']?\s*[:=,]\s*["']?) [^"'\r\n]+"""
 )
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[\w.~+/=-]{8,}")
+
+#: What ends a line or steers a terminal.
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 #: The journal's levels, those of syslog(3).
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
@@ -85,7 +88,7 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         # One event, one line: what a client or a provider wrote must not look like another event.
-        message = message_of(record).replace("\r", "\\r").replace("\n", "\\n")
+        message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], message_of(record))
         when, level = self._clock.text(record.created), record.levelname.lower()
         text = f"{when} {level:7} {record.name}: {message}"
         if record.exc_info:

@@ -21,7 +21,8 @@ def notify(*lines: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
         end.settimeout(_PATIENCE_S)
         try:
-            end.sendto("\n".join(lines).encode(), address)
+            # Names of projects are in it: none begins a line of its own.
+            end.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), address)
         except OSError as error:
             _log.warning("systemd does not hear us: %s", error)
             return False

@@ -38,9 +38,17 @@ class Seen:
     @classmethod
     def of(cls, order: Order) -> "Seen":
         """Without secrets, and with as much of the body as is kept."""
-        headers = [pair for pair in order.headers if pair[0].lower() not in _SECRET_HEADERS]
+        headers = [
+            (name, value if name.lower().startswith("x-lizmap-") else _redacted(name, value))
+            for name, value in order.headers
+            if name.lower() not in _SECRET_HEADERS
+        ]
         body = order.body[:_BODY].decode("utf-8", "replace")
         return cls(order.request_id, order.method, redact(order.url), headers, redact(body))
+
+
+def _redacted(name: str, value: str) -> str:
+    return redact(f"{name}: {value}").partition(": ")[2]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qgisd import channel, wire
 from qgisd.datafiles import Versions
+from qgisd.log import redact
 from qgisd.supervisor import autopsy
 from qgisd.supervisor import events as e
 from qgisd.supervisor.hearing import Hearing
@@ -245,9 +246,12 @@ class Tree:
                     project,
                     generation,
                     message.mode,
-                    message.why,
+                    redact(message.why),
                     message.layers,
-                    message.bad_layers,
+                    [
+                        wire.BadLayer(bad.name, bad.provider, redact(bad.message))
+                        for bad in message.bad_layers
+                    ],
                     message.load_ms,
                     message.warmup,
                     forker.data_files,
@@ -259,7 +263,7 @@ class Tree:
         elif isinstance(message, wire.Layers):
             forker.layers += message.layers
         elif isinstance(message, wire.Failed):
-            forker.message = message.message
+            forker.message = redact(message.message)
         else:
             self._on_fork_message(forker, message, fds)
 

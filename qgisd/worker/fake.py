@@ -7,7 +7,8 @@ A project is a text file of `key = value` lines; a request's query says what to 
 
     project    load_s · fail · crash · hang · thread (seconds it lives, or "stay")
                boot_hang · boot_crash (of workers)
-               layers · text (answered by /?do=text) · data (path of a data file, or several)
+               layers · bad (what a layer complains of) · text (answered by /?do=text)
+               data (path of a data file, or several)
                warm_capabilities · warm_map (queries, space between them: what it is warmed up by)
     request    do=text | pid | echo | show | chunks&n=&size=&pause= | hang | exit&code=
                | crash&signal=&after=head | leak&mb= | garbage | break | stop (SIGSTOP)
@@ -77,7 +78,9 @@ class FakeBackend:
         data = {name: version_of(name) for name in watched}
         count = int(self._project.get("layers", "1"))
         contents = [wire.Layer(f"id{n}", f"layer {n}", "fake", True, 1.5) for n in range(count)]
-        return Project(count, [], data_files=data, contents=contents)
+        complaint = self._project.get("bad")
+        bad = [wire.BadLayer("bad", "fake", complaint)] if complaint else []
+        return Project(count, bad, data_files=data, contents=contents)
 
     def quiesce(self) -> None:
         """Nothing to end."""

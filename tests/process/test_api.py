@@ -360,3 +360,19 @@ def test_a_client_that_listens_does_not_hold_up_the_end(daemons: Start, fake_roo
 def test_head_of_events_has_an_end(shared: Daemon) -> None:
     answer: Response = shared.request("HEAD", "/api/v1/events", admin=True)
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/event-stream")
+
+
+def test_what_a_provider_complains_of_tells_no_secret(daemons: Start, tmp_path: Path) -> None:
+    root = tmp_path / "projects"
+    source = "cannot open dbname=gis sslpassword=hunter2 https://anna:hunter2@tiles/"
+    write_fake_project(root / "bad.qgs", bad=source)
+    write_fake_project(root / "broken.qgs", fail=source)
+    daemon = daemons(root)
+    assert daemon.ows("bad", do="text").status == 200
+    assert daemon.ows("broken", do="text").status == 422
+    shown = [
+        daemon.request("GET", f"/api/v1/{at}", admin=True).body.decode()
+        for at in ("stats", "projects", "projects/bad", "projects/broken")
+    ]
+    assert all("dbname=gis" in text and "hunter2" not in text for text in shown)
+    assert "hunter2" not in daemon.log()

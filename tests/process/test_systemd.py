@@ -412,3 +412,11 @@ def test_systemd_socket_activate_starts_it_with_both_sockets(
     assert (done.returncode, "a.qgs" in done.stdout) == (0, True), done.stderr
     assert daemon.stop() == 0
     assert public.is_socket() and admin.is_socket()
+
+
+def test_a_name_begins_no_line_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd = Systemd(tmp_path / "notify")
+    with closing(systemd.socket):
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert sdnotify.notify("READY=1", "STATUS=failed: a\nMAINPID=1\nb.qgs")
+        assert systemd.next() == {"READY": "1", "STATUS": "failed: a MAINPID=1 b.qgs"}

@@ -77,6 +77,12 @@ def root_logger() -> Iterator[logging.Logger]:
         "sent Bearer hunter2hunter2",
         "client_secret=hunter2",
         "X-Amz-Signature=hunter2",
+        "host=db sslpassword=hunter2",
+        "PGPASSWORD=hunter2",
+        "GDAL_HTTP_USERPWD=anna:hunter2",
+        "AWS_SECRET_ACCESS_KEY=hunter2",
+        "https://store/x.tif?sv=1&sig=hunter2",
+        "https://anna:h@hunter2@tiles.example/wms",
     ],
 )
 def test_no_secret_is_left(text: str) -> None:
@@ -420,3 +426,12 @@ def test_at_the_end_all_is_told() -> None:
     assert told.lines[-1].endswith("repeated 3 times in 60 s")
     told.repeats.finish()
     assert len(told.lines) == BURST + 1
+
+
+def test_no_message_steers_a_terminal_or_looks_like_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("info", "text")
+    logging.getLogger("qgisd.x").warning("a\x1b[2Jb\x9bc\x0bd\u2028e\tf\r\ng")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("a\\x1b[2Jb\\x9bc\\x0bd\\u2028e\tf\\r\\ng")

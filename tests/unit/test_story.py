@@ -10,7 +10,7 @@ from qgisd.supervisor import events as e
 from qgisd.supervisor import recorder
 from qgisd.supervisor.exchange import Buffering, Exchange, Order
 from qgisd.supervisor.model import Job, ProjectRef
-from qgisd.supervisor.recorder import Recorder, story_of
+from qgisd.supervisor.recorder import Recorder, Seen, story_of
 from qgisd.supervisor.states import JobState
 from qgisd.supervisor.story import Story
 from qgisd.words import Outcome, Reason, RequestClass
@@ -295,3 +295,21 @@ def test_a_worker_that_ends_over_a_request_after_it_ended_is_its_reason() -> Non
     assert [story.reason for story in kept.stories.values()] == [Reason.DEADLINE, None]
     kept.ended(10, A, Reason.IDLE, "exit code 0", 0)
     assert len(kept.stories) == 2
+
+
+def test_a_request_that_is_kept_lets_nobody_in() -> None:
+    given = [
+        ("Authorization", "Bearer hunter2hunter2"),
+        ("X-Api-Key", "hunter2"),
+        ("X-Auth-Token", "hunter2"),
+        ("X-Lizmap-User", "anna"),
+        ("User-Agent", "QGIS: 3"),
+    ]
+    asked = Order(
+        REF, "GET", "http://h/?token=hunter2", given, b"password=hunter2", RequestClass.MAP,
+        True, 20.0, "id-1",
+    )  # fmt: skip
+    seen = Seen.of(asked)
+    assert "hunter2" not in repr(seen)
+    assert ("X-Lizmap-User", "anna") in seen.headers
+    assert ("User-Agent", "QGIS: 3") in seen.headers
