@@ -139,14 +139,15 @@ class PublicApp(HTTPServerConnectionDelegate):
         """Headers of every answer."""
         headers = [("X-Request-Id", connection.request_id), ("Server", "qgisd")]
         headers.append(("X-Content-Type-Options", "nosniff"))
-        origin = connection.headers.get("Origin", "")
-        if origin:
-            allowed = self._settings.cors_origins
-            if "*" in allowed:
-                headers.append(("Access-Control-Allow-Origin", "*"))
-            elif origin in allowed:
+        # Also where nobody asked by Origin: a cache gives the answer to those who do.
+        allowed = self._settings.cors_origins
+        if "*" in allowed:
+            headers.append(("Access-Control-Allow-Origin", "*"))
+        elif allowed:
+            headers.append(("Vary", "Origin"))
+            origin = connection.headers.get("Origin", "")
+            if origin in allowed:
                 headers.append(("Access-Control-Allow-Origin", origin))
-                headers.append(("Vary", "Origin"))
         return headers
 
     # from a request to an order

@@ -100,7 +100,7 @@ class Connection(HTTPMessageDelegate):
         self._head_only = self.method == "HEAD"
         self._app.opened(self, start_line)
         length = headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > self._app.max_body:
+        if length.isascii() and length.isdigit() and int(length) > self._app.max_body:
             self._too_large = True
             waits = headers.get("Expect", "").lower() == "100-continue"
             if waits or int(length) > _DISCARD * self._app.max_body:
@@ -166,7 +166,10 @@ class Connection(HTTPMessageDelegate):
                 # A line break in a value would end the head early; some plugins put one there.
                 out.add(name, value.replace("\r", " ").replace("\n", " "))
         for name, value in self._app.common_headers(self):
-            out[name] = value
+            if name == "Vary":
+                out.add(name, value)
+            else:
+                out[name] = value
         if length is not None:
             out["Content-Length"] = str(length)
         start = ResponseStartLine("", status, responses.get(status, "Unknown"))

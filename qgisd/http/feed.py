@@ -21,9 +21,8 @@ from qgisd.http.models import EventsQuery
 from qgisd.supervisor.exchange import Service
 from qgisd.supervisor.stats import Happening, PoolView
 
+#: Events that are kept, and that may wait for one client.
 _KEPT = 500
-#: Events that may wait for one client.
-_WAITING = 256
 #: Clients at once.
 _MOST_CLIENTS = 64
 _STATS_S = 1.0
@@ -48,7 +47,7 @@ class Subscription:
         """One more event; too many, and the client is cut off."""
         self._events.append(event)
         self._some.set()
-        if len(self._events) > _WAITING:
+        if len(self._events) > _KEPT:
             self._cut()
 
     def push_stats(self, stats: bytes) -> None:
@@ -98,9 +97,9 @@ class Feed:
     def subscribe(self, client: Subscription, since: int | None) -> None:
         """From now on; with `since`, also what came after the event of that number."""
         if since is not None and since <= self._last:
-            missed = [pair for pair in self._kept if pair[0] > since]
-            for number, happening in missed[-_WAITING:]:
-                client.push(_encode(number, happening))
+            for number, happening in self._kept:
+                if number > since:
+                    client.push(_encode(number, happening))
         self._clients.add(client)
         if client.wants_stats:
             client.push_stats(self._stats())

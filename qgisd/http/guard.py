@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
@@ -81,14 +81,15 @@ class Guard:
 
     def check_host(self, request: HTTPServerRequest) -> None:
         """Refuse names that are not ours. A number cannot be rebound, so any number will do."""
-        host = urlsplit(f"//{request.host}").hostname or ""
+        host = _split(f"//{request.host}").hostname or ""
         if host in self._hosts:
             return
         try:
             ipaddress.ip_address(host)
         except ValueError:
             raise HTTPError(
-                421, f"this is not {_plain(host)!r}: use an address, localhost, or admin.hosts"
+                421,
+                f"this is not {_plain(request.host)!r}: use an address, localhost, or admin.hosts",
             ) from None
 
     def check(self, request: HTTPServerRequest) -> Caller:
@@ -133,12 +134,20 @@ class Guard:
         origin = request.headers.get("Origin")
         if site not in ("none", "same-origin"):
             raise HTTPError(403, "a page of another site sent this")
-        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+        if origin is not None and _split(origin).netloc.lower() != request.host.lower():
             raise HTTPError(
                 403,
                 f"a page of {_plain(origin)!r} sent this to {_plain(request.host)!r}; "
                 "a proxy in between must leave Host as it is",
             )
+
+
+def _split(url: str) -> SplitResult:
+    """Without parts if it is none, as "//[" is."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _plain(text: str) -> str:

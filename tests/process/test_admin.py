@@ -258,3 +258,13 @@ def test_the_description_names_every_path(local: Daemon) -> None:
     assert content["openapi"].startswith("3.1")
     assert set(content["paths"]["/api/v1/projects/{project}"]) == {"get", "post", "delete"}
     assert json.dumps(content).count("#/components/schemas/Problem") > 10
+
+
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "localhost", "Origin": "http://["}])
+def test_an_address_that_cannot_be_read_is_refused_in_words(
+    local: Daemon, headers: dict[str, str]
+) -> None:
+    answer = local.request("POST", "/api/v1/undrain", admin=True, headers=headers)
+    assert answer.status in (403, 421)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "Traceback" not in local.log()

@@ -275,6 +275,8 @@ def test_options_answers_preflights(daemons: Start, fake_roots: Path) -> None:
     assert "POST" in answer.headers["Access-Control-Allow-Methods"]
     assert answer.headers["Access-Control-Allow-Headers"] == "content-type, x-lizmap-user"
     assert daemon.projects() == {}
+    # A cache gives the answer to those who come with an Origin, too.
+    assert daemon.get("/healthz").headers["Access-Control-Allow-Origin"] == "*"
 
 
 def test_origins_are_allowed_as_configured(daemons: Start, fake_roots: Path) -> None:
@@ -284,6 +286,7 @@ def test_origins_are_allowed_as_configured(daemons: Start, fake_roots: Path) -> 
     assert friend.headers["Vary"] == "Origin"
     stranger = daemon.get(path("a"), headers={"Origin": "https://evil.example.org"})
     assert stranger.headers["Access-Control-Allow-Origin"] is None
+    assert stranger.headers["Vary"] == daemon.get("/healthz").headers["Vary"] == "Origin"
     # Errors can be read by the friend as well.
     missing = daemon.get(path("missing"), headers={"Origin": "https://maps.example.org"})
     assert missing.status == 404
@@ -305,3 +308,11 @@ def test_requests_that_are_malformed_are_400(daemons: Start, fake_roots: Path) -
     for body in (b"<open>", b'<!DOCTYPE x [<!ENTITY e "x">]><x>&e;</x>', b"no xml"):
         assert daemon.request("POST", path("a"), body, XML).status == 400
     assert daemon.projects() == {}
+
+
+def test_a_length_in_other_digits_is_400(daemons: Start, fake_roots: Path) -> None:
+    """Python takes a superscript for a digit, and for no number."""
+    daemon = daemons(fake_roots)
+    answer = daemon.request("POST", path("a"), headers={"Content-Length": "\xb2"})
+    assert answer.status == 400
+    assert "Traceback" not in daemon.log()
