@@ -45,7 +45,7 @@ class SystemdUnit:
     def ready(self) -> None:
         """All that was to be loaded at the start is, or failed."""
         self._ready = True
-        self._said = self._status()
+        self._said = status_of([pool.view() for pool in self._pools.values()])
         sdnotify.notify("READY=1", f"STATUS={self._said}")
 
     def stopping(self, limit_s: float) -> None:
@@ -90,9 +90,10 @@ class SystemdUnit:
 
     def _tell(self) -> None:
         lines = []
-        if self._is_loading():
+        views = [pool.view() for pool in self._pools.values()]
+        if any(view.zygote == "starting" or _on_their_way(view) for view in views):
             lines.append(sdnotify.extend(EXTEND_S))
-        status = self._status()
+        status = status_of(views)
         if self._ready and status != self._said:
             self._said = status
             lines.append(f"STATUS={status}")
@@ -100,15 +101,6 @@ class SystemdUnit:
             lines.append(f"STATUS=starting: {status}")
         if lines:
             sdnotify.notify(*lines)
-
-    def _views(self) -> list[PoolView]:
-        return [pool.view() for pool in self._pools.values()]
-
-    def _status(self) -> str:
-        return status_of(self._views())
-
-    def _is_loading(self) -> bool:
-        return any(view.zygote == "starting" or _on_their_way(view) for view in self._views())
 
 
 async def _beat(interval_s: float) -> None:

@@ -154,12 +154,13 @@ class Generations(Dispatch):
         project = self.projects.get(key)
         if project is None or project.serving is None:
             return
-        if project.coming is None and project.last_used >= project.serving.since:
+        used = project.last_used >= project.serving.since
+        if project.coming is None and used and not self.over_budget:
             project.heals += 1
             self._note(20, "loading again for the layers that did not open", key)
             self._new_generation(project, Reason.RELOAD)
         else:
-            self._await_healing(project)  # nobody has missed them yet
+            self._await_healing(project)  # nobody has missed them yet, or there is no room
 
     def _on_snapshot_down(self, event: e.SnapshotDown) -> None:
         project = self.projects.get(event.project)

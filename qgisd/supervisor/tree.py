@@ -204,6 +204,15 @@ class Tree:
         if zygote is None:
             self._emit(_never_forked(token))
             return
+        try:
+            self._order_snapshot(do, zygote, token)
+        except OSError as error:
+            # Without descriptors. Not as one that was never forked: it would be ordered at once.
+            if (forker := self._snapshots.pop(token, None)) is not None:
+                forker.control.close()
+            self._emit(e.SnapshotDown(do.project, do.generation, f"cannot be forked: {error}"))
+
+    def _order_snapshot(self, do: e.ForkSnapshot, zygote: _Forker, token: str) -> None:
         ours, theirs = channel.pair()
         forker = self._snapshots[token] = _Forker(zygote.group)
         forker.control = Control(
@@ -211,13 +220,9 @@ class Tree:
             lambda message, fds: self._on_snapshot_message(token, message, fds),
             lambda: None,  # its exit, or that of the zygote, says more
         )
-        self._order(
-            zygote,
-            token,
-            wire.ForkSnapshot(do.project, do.generation, do.path, do.background),
-            [theirs.fileno()],
-        )
-        theirs.close()
+        order = wire.ForkSnapshot(do.project, do.generation, do.path, do.background)
+        with theirs:
+            self._order(zygote, token, order, [theirs.fileno()])
 
     def end_snapshot(self, do: e.EndSnapshot) -> None:
         token = wire.snapshot_token(do.project, do.generation)
@@ -352,8 +357,8 @@ class Tree:
         self, forker: _Forker, token: str, order: wire.ToForker, descriptors: list[int]
     ) -> None:
         """A forker that takes no order is dead, or as good as dead; its exit settles the rest."""
-        forker.pending.add(token)
         output = self._hearing.open(token)
+        forker.pending.add(token)
         sent = forker.control.send(order, [*descriptors, output])
         os.close(output)
         if not sent and forker.child is not None:

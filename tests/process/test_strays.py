@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -146,3 +147,31 @@ def test_a_stuck_worker_is_killed_though_no_thread_is_free_to_look_at_it(
 
     asyncio.run(run())
     assert heard == [e.WorkerDown(1, "signal 9")]
+
+
+def test_a_snapshot_for_which_there_are_no_descriptors_is_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[e.Event] = []
+
+    def none_left(token: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def run() -> None:
+        hearing = Hearing("p", {}, str)
+        monkeypatch.setattr(hearing, "open", none_left)
+        made = tree.Tree(
+            "p", "ipc://unused", tmp_path, lambda control, lifeline: {}, heard.append,
+            hearing, lambda worker, stack: None, False, logging.getLogger("test"),
+        )  # fmt: skip
+        lifeline = process.Lifeline()
+        made._zygotes[1] = tree._Forker(tree._Group(lifeline))
+        made.fork_snapshot(e.ForkSnapshot(1, "world.qgs", 1, "/srv/world.qgs"))
+        assert not made._snapshots and not made._zygotes[1].pending
+        lifeline.hand_over()
+        lifeline.cut()
+
+    asyncio.run(run())
+    (down,) = heard
+    assert isinstance(down, e.SnapshotDown) and not down.never_forked
+    assert down.message == "cannot be forked: [Errno 24] Too many open files"

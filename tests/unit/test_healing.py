@@ -101,3 +101,21 @@ def test_a_load_that_fails_while_healing_is_tried_again() -> None:
     w.settle()
     serving = w.project(A).serving
     assert serving is not None and not serving.bad_layers
+
+
+def test_a_pool_over_its_memory_heals_nothing_until_there_is_room() -> None:
+    w = world()
+    w.bad_layers[A] = POSTGRES
+    w.serve(A)
+    ask(w)
+    w.tell(e.MemorySampled({}, {}, 2, 1))
+    before = loads(w)
+    for _ in range(100):
+        ask(w)
+        w.wait(1)
+    assert loads(w) == before
+    w.tell(e.MemorySampled({}, {}, 1, 2))
+    for _ in range(100):
+        ask(w)
+        w.wait(1)
+    assert loads(w) > before
