@@ -253,7 +253,15 @@ def test_the_cache_keeps_the_answers_of_people_apart(daemon: Daemon, tmp_path: P
         assert ann.headers["X-Cache"] == "MISS"
         again = front.get(target, headers=login("ann"))
         assert (again.headers["X-Cache"], again.body) == ("HIT", ann.body)
-        for headers in (login("bob"), {}, {"Cookie": "session=1"}, {"Cookie": "session=2"}):
+        for headers in (
+            login("bob"),
+            {},
+            {"Cookie": "session=1"},
+            {"Cookie": "session=2"},
+            # An API of OGC answers as JSON or HTML, by this.
+            {"Accept": "text/html"},
+            {"Accept": "application/json"},
+        ):
             other = front.get(target, headers=headers)
             assert (other.headers["X-Cache"], other.body == ann.body) == ("MISS", False)
         # What is no map of now is not kept.

@@ -1,9 +1,11 @@
 """The configuration page is made of the models and of etc/qgisd.toml: nothing is missing there."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 from qgisd.config import Config
+from qgisd.verbs import control
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "docs_configuration.py"
 _spec = importlib.util.spec_from_file_location("docs_configuration", SCRIPT)
@@ -36,3 +38,21 @@ def test_a_comment_goes_on_below_its_line() -> None:
 def test_what_is_no_mark_stays() -> None:
     assert docs.on_page_markdown("# Title\n") == "# Title\n"
     assert "[pool.qgis]" in docs.on_page_markdown(f"# Title\n{docs.MARK}\n")
+
+
+def test_verbs_that_are_told_of_exist() -> None:
+    top = SCRIPT.parents[1]
+    pages = [top / "README.md", top / "CHANGELOG.md", top / "CONTRIBUTING.md"]
+    pages += [
+        *(top / "docs").rglob("*.md"),
+        *(top / "etc").rglob("*.*"),
+        *(top / "systemd").iterdir(),
+    ]
+    told = {
+        (page.name, verb)
+        for page in pages
+        if page.is_file()
+        for verb in re.findall(r"qgisd ctl ([a-z][a-z-]+)", page.read_text())
+    }
+    assert len(told) > 20
+    assert {(page, verb) for page, verb in told if verb not in control.commands} == set()
