@@ -27,7 +27,8 @@ _NAMES = (
 _SECRET = re.compile(
     # A name may follow on _ or -, as in access_token and X-Api-Key, but not end another word.
     rf"""(?ix) (?<![a-z0-9]) ({_NAMES}) (["']?\s*(?:[=:]|%3D)\s*)
-    ( '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^\s'"&;]+ )"""
+    # A quote may be missing where a text was cut.
+    ( '(?:[^'\\]|\\.)*(?:'|\Z) | "(?:[^"\\]|\\.)*(?:"|\Z) | [^\s'"&;]+ )"""
 )
 _URL_USER = re.compile(r"(?<=//)[^/\s'\"]+(?=@)")
 _HEADER = re.compile(

@@ -79,6 +79,8 @@ def root_logger() -> Iterator[logging.Logger]:
         "X-Amz-Signature=hunter2",
         "host=db sslpassword=hunter2",
         "PGPASSWORD=hunter2",
+        "cut: password='two words, hunter2",
+        'cut: {"password": "hunter2',
         "GDAL_HTTP_USERPWD=anna:hunter2",
         "AWS_SECRET_ACCESS_KEY=hunter2",
         "https://store/x.tif?sv=1&sig=hunter2",
