@@ -19,8 +19,10 @@ from qgisd.worker.forkserver import ForkServer
 from qgisd.worker.loop import run_worker
 from qgisd.worker_settings import ZygoteSettings
 
-#: Bad layers reported at most; a control message has a bound.
+#: Bad layers reported at most, and characters of what is said of one: all go into one control
+#: message, also where each character takes three bytes.
 _MOST_BAD_LAYERS = 100
+_MOST_COMPLAINT = 300
 #: Data files in one control message: the path of one has up to 1,000 bytes.
 _FILES_AT_ONCE = 100
 #: Layers told of, in all and in one message, and characters of their names.
@@ -60,15 +62,13 @@ def run_snapshot(
         why = _why_not_forked(settings, project, threads)
     mode = Mode.LOADED if why else Mode.FORKED
     fork.prepare_to_fork()
-    bad = [
-        wire.BadLayer(layer.name[:200], layer.provider[:40], layer.message[:500])
-        for layer in project.bad_layers[:_MOST_BAD_LAYERS]
-    ]
     files = list(project.data_files.items())
     for first in range(0, len(files), _FILES_AT_ONCE):
         channel.send(control, wire.DataFiles(dict(files[first : first + _FILES_AT_ONCE])))
     warmup = wire.WarmUp(warmed.level, warmed.detail[:500], warmed.why[:500])
-    loaded = wire.Loaded(mode, why[:500], project.layers, bad, load_ms, project.notes, warmup)
+    loaded = wire.Loaded(
+        mode, why[:500], project.layers, short(project.bad_layers), load_ms, project.notes, warmup
+    )
     channel.send(control, loaded)
     if mode is Mode.LOADED:
         os._exit(0)
@@ -78,6 +78,14 @@ def run_snapshot(
         run_worker(backend, settings, message)
 
     ForkServer(control, settings.lifeline_fd, child, threads).run()
+
+
+def short(bad_layers: list[wire.BadLayer]) -> list[wire.BadLayer]:
+    """As many of them, and as much of each, as one message holds."""
+    return [
+        wire.BadLayer(layer.name[:_MOST_TEXT], layer.provider[:40], layer.message[:_MOST_COMPLAINT])
+        for layer in bad_layers[:_MOST_BAD_LAYERS]
+    ]
 
 
 def _tell_layers(control: socket.socket, layers: list[wire.Layer]) -> None:

@@ -172,3 +172,13 @@ def test_layers_of_the_longest_names_fit_into_a_control_message() -> None:
     layer = wire.Layer(wide, wide, wide[:40], True, 1.0)
     message = wire.Layers([layer] * snapshot._LAYERS_AT_ONCE)
     assert len(wire.encode(message)) < wire.MAX_CONTROL
+
+
+def test_what_is_said_of_bad_layers_fits_one_message() -> None:
+    long = "層" * 10_000
+    bad = snapshot.short([wire.BadLayer(long, "postgres", long)] * 1000)
+    why = long[:500]  # as the snapshot cuts it
+    warmup = wire.WarmUp("map", why, why)
+    message = wire.Loaded(Mode.FORKED, why, 1000, bad, 1.0, [], warmup)
+    assert len(bad) == 100
+    assert len(wire.encode(message)) < wire.MAX_CONTROL
