@@ -53,6 +53,9 @@ _LOOK_S = 0.02
 #: Without a request on its open connections for so long, the daemon ends: what a proxy sends right
 #: after it has connected is still answered.
 _QUIET_S = 0.1
+#: A request that has begun to come may take so long to be whole: an upload that stands still must
+#: not hold up a restart, for which everybody waits.
+_ARRIVAL_S = 3.0
 #: QGIS_SERVER_LOG_LEVEL by pool.qgis.log_level.
 _QGIS_LEVELS = {"info": "0", "warning": "1", "critical": "2"}
 #: Removed from the environment of a zygote: they change what QGIS or Qt does behind our back.
@@ -269,8 +272,9 @@ class Daemon:
         """Until nothing is under way, and nothing more comes on connections that are open."""
         loop = asyncio.get_running_loop()
         quiet_at = loop.time() + _QUIET_S
+        arrived_at = loop.time() + _ARRIVAL_S
         while self._app and not self._now and loop.time() < deadline:
-            if self._app.busy:
+            if self._app.busy if loop.time() < arrived_at else self._app.working:
                 quiet_at = loop.time() + _QUIET_S
             elif loop.time() >= quiet_at or not any(one.connected for one in self._servers):
                 # A proxy that sees its connection closed now sends elsewhere: no 503 for it.

@@ -95,8 +95,13 @@ class PublicApp(HTTPServerConnectionDelegate):
 
     @property
     def busy(self) -> bool:
-        """A request has come whose answer is not complete."""
+        """A request has come, or comes, whose answer is not complete."""
         return bool(self._open)
+
+    @property
+    def working(self) -> bool:
+        """A request has come, all of it, whose answer is not complete."""
+        return any(connection.whole for connection in self._open)
 
     # life of a connection
 

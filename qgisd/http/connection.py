@@ -66,6 +66,8 @@ class Connection(HTTPMessageDelegate):
         self.started = 0.0
         #: A pool was given it, and will tell its story.
         self.ordered = False
+        #: All of the request has come.
+        self.whole = False
         #: For the log line.
         self.status = 0
         self.request_class = ""
@@ -119,6 +121,7 @@ class Connection(HTTPMessageDelegate):
         return None
 
     def finish(self) -> None:
+        self.whole = True
         if self._answered:
             return
         # Tornado tells the delegate of a close only while it reads; from here on one has to ask.

@@ -135,6 +135,20 @@ def test_a_worker_that_hangs_is_not_waited_for_beyond_shutdown_timeout(
     assert_nothing_left(daemon)
 
 
+def test_an_upload_that_stands_still_is_not_waited_for(daemons: Start, fake_roots: Path) -> None:
+    daemon = daemons(fake_roots)
+    with background() as clients, Raw(daemon) as upload:
+        upload.sock.sendall(b"POST /ows/?MAP=a HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n<a")
+        slow = clients.ows(daemon, "a", do="text", s=4)
+        busy(daemon)
+        begun = time.monotonic()
+        assert daemon.stop() == 0
+        # What was whole is answered all the same.
+        assert slow.result().status == 200
+        assert 3 < time.monotonic() - begun < 10
+    assert_nothing_left(daemon)
+
+
 def test_a_load_that_hangs_is_not_waited_for_beyond_shutdown_timeout(
     daemons: Start, fake_roots: Path
 ) -> None:
