@@ -329,7 +329,8 @@ def load(
             if problem not in problems:  # once, not for each pool that inherits it
                 problems.append(problem)
         raise ConfigError(problems) from None
-    problems += _contradictions(config, path)
+    if not forgiving:  # what was left out may be what is missing
+        problems += _contradictions(config, path)
     if problems:
         raise ConfigError(problems)
     return Loaded(config, sources)

@@ -104,18 +104,25 @@ def control(
     Exit codes: 0 done, 1 it failed or was refused, 2 the command or the configuration is wrong,
     3 no daemon answers there, 4 not allowed.
     """
-    context.obj = Client(
-        admin or _listener(path), _read_token(token_file), pool, as_json, width or _terminal()
-    )
+    token = _read_token(token_file)
+    if admin is None:
+        admin, own = _configured(path)
+        token = token or own
+    context.obj = Client(admin, token, pool, as_json, width or _terminal())
 
 
-def _listener(path: Path | None) -> str:
+def _configured(path: Path | None) -> tuple[str, str]:
+    """The listener, and a token for one on TCP if its secret is ours to read: `systemctl reload` is
+    a `ctl` with the daemon's user and credentials."""
     try:
-        return config.load(path, os.environ, None, True).config.admin.listen
+        admin = config.load(path, os.environ, None, True).config.admin
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"qgisd: {problem}", err=True)
         sys.exit(2)
+    if admin.listen.startswith("unix:") or not admin.tokens:
+        return admin.listen, ""
+    return admin.listen, admin.tokens[0].get_secret_value()
 
 
 def _known_projects(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
@@ -126,8 +133,11 @@ def _known_projects(context: click.Context, _: click.Parameter, begun: str) -> l
     ctl.SILENCE_S = _COMPLETION_S
     options = context.parent.params if context.parent is not None else {}
     try:
-        admin = options.get("admin") or _listener(options.get("path"))
-        rows = ctl.fetch(admin, "GET", "/api/v1/projects", _read_token(options.get("token_file")))
+        admin, token = options.get("admin"), _read_token(options.get("token_file"))
+        if not admin:
+            admin, own = _configured(options.get("path"))
+            token = token or own
+        rows = ctl.fetch(admin, "GET", "/api/v1/projects", token)
         names = [row["project"] for row in rows]
         return [name for name in names if name.startswith(begun) and _HARMLESS.fullmatch(name)]
     except (ctl.CtlError, click.ClickException, SystemExit):

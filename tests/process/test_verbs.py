@@ -233,3 +233,12 @@ def test_the_shell_completes_verbs_and_projects(shared: Daemon, ctl: Ctl) -> Non
     assert "drop-project" in complete("ctl", "dr")
     assert "a.qgs" in complete("ctl", "--admin", shared.extra["admin"], "reload", "")
     assert complete("ctl", "--admin", "127.0.0.1:1", "reload", "").strip() == ""
+
+
+def test_who_may_read_the_secrets_needs_no_token_besides(shared: Daemon) -> None:
+    """`systemctl reload` is such a one. Who may not read them is not allowed; the file is right."""
+    listener = {"QGISD_ADMIN__LISTEN": shared.extra["admin"], "QGISD_ADMIN_TOKEN": None}
+    with_secret = listener | {"QGISD_ADMIN__TOKENS": TOKEN}
+    for environment, code in ((with_secret, 0), (listener, 4)):
+        result = CliRunner().invoke(main, ["ctl", "reload", "a"], env=environment)
+        assert result.exit_code == code, result.output
