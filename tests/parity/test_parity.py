@@ -75,9 +75,19 @@ def test_answers_are_right_while_workers_are_killed(suite: Suite) -> None:
     assert outcome.right >= 400 - outcome.kills
 
 
-def test_a_feature_of_a_geopackage_is_changed_by_ogc_api(suite: Suite) -> None:
-    """The handler saves with a cursor open: with the journal kept that is "database is locked"."""
+@pytest.mark.parametrize("before", [(), ("map-filter", "write-insert-1.1")])
+def test_a_feature_of_a_geopackage_is_changed_by_ogc_api(
+    suite: Suite, before: tuple[str, ...]
+) -> None:
+    """The handler saves with a cursor open: with the journal kept that is "database is locked".
+
+    Which it is, too, by a request before that kept it, in the same worker.
+    """
     daemon = suite.another(MODE_BY_NAME["cold"])
+    for name in before:
+        (case,) = (case for case in CASES if case.id == name)
+        answer, _ = ask(daemon, BY_NAME["gpkg"], case)
+        assert answer.status == 200
     changes = [case for case in CASES if case.id in ("api-write-put", "api-write-patch")]
     for case in changes:
         answer, _ = ask(daemon, BY_NAME["gpkg"], case)
