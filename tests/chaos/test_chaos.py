@@ -258,15 +258,20 @@ def rest(daemon: Daemon, projects: int) -> None:
     A project whose source was away may be loading once more.
     """
 
-    def at_rest() -> bool:
+    deadline = time.monotonic() + 40
+    while True:
         below = psutil.Process(daemon.process.pid).children(recursive=True)
-        try:
-            dead = [child for child in below if child.status() == psutil.STATUS_ZOMBIE]
-        except psutil.NoSuchProcess:
-            return False
-        return not dead and len(below) <= 1 + projects
-
-    eventually(at_rest, timeout=40, period=0.2)
+        seen = []
+        for child in below:
+            try:
+                seen.append((child.pid, child.ppid(), child.name(), child.status()))
+            except psutil.NoSuchProcess:
+                seen.append((child.pid, 0, "", "gone"))
+        dead = [one for one in seen if one[3] in (psutil.STATUS_ZOMBIE, "gone")]
+        if not dead and len(seen) <= 1 + projects:
+            return
+        assert time.monotonic() < deadline, (seen, daemon.projects())
+        time.sleep(0.2)
 
 
 def leaks(

@@ -341,6 +341,8 @@ def postgresql(ssl: bool = False) -> Iterator[str]:
             server = subprocess.Popen(
                 [*run_as, str(bin_dir / "postgres"), "-D", str(data), "-p", str(port),
                  "-k", str(top), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
+                 # The order of rows is the plan's, and that depends on statistics.
+                 "-c", "autovacuum=off", "-c", "synchronize_seqscans=off",
                  "-c", "synchronous_commit=off", "-c", f"ssl={'on' if ssl else 'off'}"],
                 cwd=top, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip

@@ -530,4 +530,9 @@ def cases_of(source: Source) -> list[Case]:
         case
         for case in CASES
         if source.kind in case.kinds and (not case.only or source.name in case.only)
+        if source.name != "spatialite" or not case.id.startswith(_SELF_LOCKED)
     ]
+
+
+#: With these QGIS, plain or ours, waits 5 s for itself in a SpatiaLite database, and then fails.
+_SELF_LOCKED = ("api-write-p", "api-write-delete", "api-write-changed")
