@@ -31,6 +31,8 @@ MORE_DESCRIPTORS = 10
 MORE_MEMORY = 40 * MIB
 #: Of a run that is as long as this, time and memory are judged too.
 LONG_S = 600.0
+#: Between two acts of disorder. A short run has no time to breathe; a long one is judged by time.
+PAUSE_S, LONG_PAUSE_S = (0.3, 2.5), (1.0, 9.0)
 #: A long run has at least so many requests, over which the daemon's memory stays flat.
 MANY = 10_000
 #: Seconds after processes were killed: whose they were, others' or one's own, is not known.
@@ -157,7 +159,7 @@ def test_whatever_happens_answers_are_right_or_honest(
         )  # fmt: skip
         with Clients(daemon, subjects, big, seed, note) as clients, watch:
             found = clients.found
-            disorder.run(chaos_seconds(), (0.3, 2.5))
+            disorder.run(chaos_seconds(), PAUSE_S if chaos_seconds() < LONG_S else LONG_PAUSE_S)
             disorder.heal()
             note("healed; the load goes on")
             healing = heal_times(daemon, subjects, note)
