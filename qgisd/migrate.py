@@ -123,7 +123,6 @@ GONE: dict[Key, str] = {
     ("monitor:amqp", "*"): "scrape /metrics of the admin listener",
     ("management", "*"): "the admin listener, admin.listen, is a Unix socket by default",
     ("metadata", "*"): "the project's own metadata is served",
-    ("api:landing_page", "*"): "QGIS's landing page is not served",
 }
 
 #: Its defaults where ours are others.
@@ -138,7 +137,8 @@ _TOGETHER = {
     ("server", "port"), ("server", "interfaces"),
     ("projects.cache", "rootdir"), ("projects.cache", "preload_config"),
 }  # fmt: skip
-_TOGETHER_SECTIONS = {"api.endpoints", "api.enabled", "projects.schemes"}
+_LANDING = "api:landing_page"
+_TOGETHER_SECTIONS = {"api.endpoints", "api.enabled", "projects.schemes", _LANDING}
 
 #: Variables whose names do not follow QGSRV_SECTION_KEY.
 _VARIABLES: dict[str, Key] = {
@@ -289,16 +289,29 @@ def _apis(keys: Mapping[Key, str], done: Translation) -> None:
     ]
     paths = []
     for name in enabled:
-        if name == "landing_page":
-            done.remarks.append(f"[api.enabled] {name}: {GONE['api:landing_page', '*']}")
-            continue
         path = keys.get(("api.endpoints", name)) or usual.get(name, "")
         if path:
             paths.append(path)
             if name == "lizmap_api":
                 # Lizmap refuses a server that its plugin does not know.
                 done.values["pool.qgis.py_qgis_server"] = True
+            elif name == "landing_page":
+                _landing_page(keys, done, path)
         else:
             done.remarks.append(f"[api.enabled] {name}: [api.endpoints] does not say at which path")
     if paths:
         done.values["http.apis"] = paths
+
+
+def _landing_page(keys: Mapping[Key, str], done: Translation, path: str) -> None:
+    """What QGIS wants to know of it, and what its own section says."""
+    told = {
+        "QGIS_SERVER_LANDING_PAGE_PREFIX": path,
+        "QGIS_SERVER_LANDING_PAGE_PROJECTS_DIRECTORIES": keys.get(
+            ("projects.cache", "rootdir"), ""
+        ),
+    }
+    told |= {name: text for (section, name), text in keys.items() if section == _LANDING}
+    for name, value in told.items():
+        if value:
+            done.values[f"pool.qgis.env.{name}"] = value

@@ -62,7 +62,7 @@ For requests with a filter, and posts, the plain server is told by GDAL's `OGR_S
 keep a GeoPackage's journal, as qgisd does ([why](writers.md)). Without, it switches the file to
 WAL; then its own extents are 0, and other plain servers that have the file open answer empty.
 
-Not here: the landing page of QGIS Server, which qgisd does not serve.
+Not here, but byte for byte as well: the landing page (`tests/e2e/test_landing_page.py`).
 """
 
 INTRO = """\

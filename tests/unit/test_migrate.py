@@ -84,7 +84,7 @@ def test_what_comes_out_is_a_configuration_that_does_the_same(old: Path, tmp_pat
     assert new.http.listen == "127.0.0.1:8888"
     assert (pool.workers, pool.request_timeout_s, pool.queue) == (6, 45, 300)
     assert new.limits.features == 5000 and new.http.cors_origins == []
-    assert new.http.apis == ["/lizmap", "/other"] and new.log.level == "debug"
+    assert new.http.apis == ["/lizmap", "/catalog", "/other"] and new.log.level == "debug"
     assert pool.projects.roots == {"/": "/srv/projects", "/tenant": "/srv/tenant"}
     assert pool.projects.pinned == ["a/one.qgs", "tenant/two"]
     assert (pool.projects.bad_layers, pool.projects.check_interval_s) == ("ignore", 5)
@@ -104,7 +104,6 @@ def test_what_is_left_out_is_said_in_the_file_and_beside_it(old: Path) -> None:
         "MAP=tenant:PROJECT is now MAP=tenant/PROJECT",
         "[zmq] identity: processes talk",
         "[monitor:amqp] host: scrape /metrics",
-        "[api.enabled] landing_page: QGIS's landing page",
         "[made.up] key: not a key of py-qgis-server",
     ):
         assert remark in beside
