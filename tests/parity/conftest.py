@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.real)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dsn() -> Iterator[str]:
     """A PostgreSQL server with SSL."""
     need_qgis()
@@ -72,7 +72,7 @@ def make(out: Path, *arguments: str, environment: dict[str, str] | None = None) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def started() -> Iterator[list[Daemon]]:
     """Daemons of the session: stopped at its end, and nothing of them may be left."""
     daemons: list[Daemon] = []
@@ -83,7 +83,7 @@ def started() -> Iterator[list[Daemon]]:
         eventually(lambda daemon=daemon: not marked(daemon.mark), timeout=5)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def made(tmp_path_factory: pytest.TempPathFactory, dsn: str, started: list[Daemon]) -> Path:
     """All projects, those of remote layers included, whose upstream is a daemon of its own."""
     out = tmp_path_factory.mktemp("parity")
@@ -100,7 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, dsn: str, started: list[Daemo
     return out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def suite(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

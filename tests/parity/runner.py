@@ -58,7 +58,7 @@ MODES = (
          "breaker_failures = 1000000\n", shuffled=True,
          # What these answer depends on what they were asked before, in a plain server too:
          # test_parity.py asks two of them.
-         without=("wfs", "oapif", "vectortile")),
+         without=("wfs", "oapif", "vectortile", "postgres-raster")),
 )  # fmt: skip
 BY_NAME = {mode.name: mode for mode in MODES}
 
@@ -229,9 +229,9 @@ class Suite:
             self._others.append(server)
         return server
 
-    def path(self, source: Source) -> Path:
-        """The project file of the plain servers."""
-        return self._place("plain").roots / f"{source.map}.qgs"
+    def path(self, source: Source, place: str = "plain") -> Path:
+        """The project file of the plain servers, or of the one that has a place of its own."""
+        return self._place(place).roots / f"{source.map}.qgs"
 
     def stop(self) -> None:
         self._threads.shutdown(cancel_futures=True)

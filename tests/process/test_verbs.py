@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -179,6 +180,8 @@ def in_terminal(shared: Daemon, *words: str) -> "tuple[subprocess.Popen[bytes], 
         stderr=theirs,
         env=environment,
         start_new_session=True,
+        # Whoever runs the tests in the background may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     return process, ours
