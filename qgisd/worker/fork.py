@@ -24,6 +24,10 @@ from qgisd.worker import heap
 
 _TASKS = Path("/proc/self/task")
 _DESCRIPTORS = Path("/proc/self/fd")
+#: What is replaced by an eventfd of this process.
+_RENEWED = (
+    "anon_inode:[eventfd]", "anon_inode:inotify", "anon_inode:[timerfd]", "anon_inode:[pidfd]",
+)  # fmt: skip
 #: Bytes of a page of memory.
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 #: How much nicer than a worker a load is for which nobody waits: a tenth of its share.
@@ -161,7 +165,8 @@ def repair_descriptors(keep: Collection[int]) -> Repairs:
     Sockets get a dead one laid over them: libpq then finds its connection lost and QGIS
     reconnects; two workers on one connection hang. Nothing is closed the polite way, for that
     would end the parent's connection. Eventfds are made anew, as a wake-up for one process can
-    be eaten by another; inotify and timer descriptors are disarmed.
+    be eaten by another. So are inotify and timer descriptors, as eventfds that nobody signals:
+    a dead socket is always readable, and Qt's event loop would turn without rest.
     """
     repairs = Repairs()
     dead = _dead_socket()
@@ -173,11 +178,8 @@ def repair_descriptors(keep: Collection[int]) -> Repairs:
             target = os.readlink(_DESCRIPTORS / str(number))
         except OSError:
             continue  # the descriptor of the listing itself
-        if target == "anon_inode:[eventfd]":
+        if target in _RENEWED:
             _replace(number, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-            repairs.renewed += 1
-        elif target in ("anon_inode:inotify", "anon_inode:[timerfd]", "anon_inode:[pidfd]"):
-            os.dup2(dead, number, inheritable=False)
             repairs.renewed += 1
         elif stat.S_ISREG(mode):
             _reopen(number, target, repairs)

@@ -1,8 +1,11 @@
 """Sources that were away when a project was loaded, and come back."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.chaos.disorder import Postgres
@@ -55,3 +58,28 @@ def test_a_project_loaded_without_its_remote_source_heals(
     assert not is_right(daemon, subject)
     source.mode = GOOD
     eventually(lambda: is_right(daemon, subject), timeout=HEAL_S, period=0.3)
+
+
+def test_a_worker_that_waits_for_its_source_uses_no_processor(
+    daemons: StartDaemon, root: Path, subjects: list[Subject], source: Source
+) -> None:
+    """Qt's event loop rests: what it polls was once readable for ever, at most of a core."""
+    subject = by_name(subjects, "remote/remote")
+    daemon = daemons(root, backend="qgis", pool=POOL, extra=QGIS)
+    assert is_right(daemon, subject)
+    source.mode = HANG
+    waiting = threading.Thread(target=is_right, args=(daemon, subject))
+    waiting.start()
+    (row,) = eventually(
+        lambda: [
+            row
+            for row in daemon.api("GET", "/api/v1/workers")
+            if row["project"] == subject.key and row["running_s"] > 0.3
+        ]
+    )
+    worker = psutil.Process(row["pid"])
+    before, begin = sum(worker.cpu_times()[:2]), time.monotonic()
+    waiting.join(60)
+    seconds = time.monotonic() - begin
+    assert seconds > 1, "it did not wait"
+    assert sum(worker.cpu_times()[:2]) - before < 0.3 * seconds
