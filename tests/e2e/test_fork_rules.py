@@ -228,11 +228,14 @@ def test_without_severing_forks_spoil_the_postgresql_connection_they_share(
 ) -> None:
     queries = maps_of("countries_0", "lakes_1")
     kept = run_forks(postgres, queries, warm=True)
-    left_out = run_forks(postgres, queries, "sever", warm=True, deadline=6)
     assert [len(child["hashes"]) for child in kept["children"]] == [len(queries)] * 4
     assert len(answers(kept)) == len(queries)
-    assert any(target.startswith("socket:") for target in shared(left_out))
-    assert answers(left_out) != answers(kept), "workers on one connection get along?"
+    for _ in range(4):  # on a busy machine they may take turns by chance
+        left_out = run_forks(postgres, queries, "sever", warm=True, deadline=6)
+        assert any(target.startswith("socket:") for target in shared(left_out))
+        if answers(left_out) != answers(kept):
+            return
+    pytest.fail("workers on one connection get along?")
 
 
 def test_without_renewing_forks_eat_each_others_wakeups(
