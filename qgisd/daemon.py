@@ -250,6 +250,9 @@ class Daemon:
         _log.info("stopping")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit
+        # The files first: whoever finds none knows at once that nobody listens.
+        for address in self._bound:
+            listen.forget(address)
         for server in self._servers:
             server.stop()
             # What comes on connections that are open is still answered; then they close.
@@ -264,8 +267,6 @@ class Daemon:
             await server.close_all_connections()
         if self._router is not None:
             self._router.close()
-        for address in self._bound:
-            listen.forget(address)
         self._unit.close()
 
     async def _answer_the_rest(self, deadline: float) -> None:

@@ -18,7 +18,19 @@ _NAMES = ("http", "admin")
 
 
 class Server(HTTPServer):
-    """Tornado's, that tells whether a client is connected."""
+    """Tornado's, that tells whether a client is connected, and forgets none when it stops."""
+
+    def stop(self) -> None:
+        """Stop listening. Who has connected by now is served: the kernel would reset those whom
+        nobody had accepted yet."""
+        for listener in self._sockets.values():
+            for _ in range(_BACKLOG):
+                try:
+                    connection, address = listener.accept()
+                except OSError:
+                    break
+                self._handle_connection(connection, address)
+        super().stop()
 
     @property
     def connected(self) -> bool:

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,23 @@ def test_clients_that_keep_coming_see_answers_and_then_a_closed_door(
     # 503 says: come back; an error would be a request that was taken and not answered.
     assert set(outcomes) <= {"good", 503}
     assert outcomes.count("good") > 40
+    assert_nothing_left(daemon)
+
+
+def test_whoever_has_connected_before_the_end_is_answered(daemons: Start, fake_roots: Path) -> None:
+    daemon = daemons(fake_roots, pool="workers = 2\nqueue = 500\nproject_queue = 500")
+    daemon.ows("a", do="text")
+    with ExitStack() as stack:
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        # More than Tornado accepts at one go: the rest waits in the kernel when SIGTERM is seen.
+        connections = [stack.enter_context(closing(daemon.connection())) for _ in range(300)]
+        for connection in connections:
+            connection.request("GET", path("a", do="text"))
+        os.kill(daemon.process.pid, signal.SIGTERM)
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        answers = [connection.getresponse().read() for connection in connections]
+        assert answers == [b"hello"] * 300
+    assert daemon.process.wait(5) == 0
     assert_nothing_left(daemon)
 
 
