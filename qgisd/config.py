@@ -214,7 +214,7 @@ class Pool(Section):
     breaker_failures: Count = 5
     breaker_window_s: Seconds = 60
     breaker_pause_s: Seconds = 10
-    slow_s: Seconds = 5
+    slow_s: Seconds = 3
     class_slow_s: dict[RequestClass, Seconds] = {}
     native_stacks: bool = False
     queue: Count = 200
@@ -235,7 +235,7 @@ class Pool(Section):
     backoff_limit_s: Seconds = 60
     snapshot: bool = True
     warmup: Literal["off", "capabilities", "map"] = "map"
-    warmup_s: Seconds = 2
+    warmup_s: Seconds = 4
     #: Pattern of project keys, as in "tenant/*" → what differs; the first that fits counts.
     overrides: dict[str, Override] = {}
     restart_file: str = ""

@@ -173,7 +173,7 @@ _looks(
     "slowlog",
     "/slowlog",
     lambda entries, _: tables.slow_rows(entries),
-    "Requests that were slow, or ended at their deadline, with what they were stuck in.",
+    "Requests that are or were slow, or ended at their deadline, with what they were stuck in.",
 )
 _looks(
     "health",

@@ -181,7 +181,7 @@ class SlowLog(Handler):
 
     @operation()
     async def get(self, query: Query) -> list[SlowRequest]:
-        """Requests that were slow, or ended at their deadline; oldest first."""
+        """Requests that are or were slow, or ended at their deadline; oldest first."""
         return [
             SlowRequest(pool=service.name, **asdict(slow))
             for service in self.chosen(query.pool)

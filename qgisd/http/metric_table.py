@@ -78,6 +78,12 @@ METRICS = (
         "pool",
     ),
     _gauge("queue_length", "Requests that wait for a worker or a load.", "pool"),
+    _gauge(
+        "requests_slow",
+        "Requests that wait or run, and have for longer than pool.slow_s.",
+        "pool",
+        "class",
+    ),
     _gauge("slots", "Workers that may be busy at once (pool.workers).", "pool"),
     _gauge("slots_busy", "Workers that are busy.", "pool"),
     _gauge(
@@ -162,6 +168,12 @@ METRICS = (
     _gauge("project_bad_layers", "Layers that did not open, in what serves.", "pool", "project"),
     _gauge("project_workers", "Worker processes.", "pool", "project"),
     _gauge("project_queue_length", "Requests that wait.", "pool", "project"),
+    _gauge(
+        "project_requests_slow",
+        "Requests that wait or run, and have for longer than pool.slow_s.",
+        "pool",
+        "project",
+    ),
     _gauge(
         "project_memory_bytes",
         "Its part of the memory of its snapshot, and private memory of its workers.",

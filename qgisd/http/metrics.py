@@ -29,7 +29,7 @@ from qgisd.http.metric_table import METRICS
 from qgisd.supervisor.exchange import Service
 from qgisd.supervisor.measures import BOUNDS, Histogram
 from qgisd.supervisor.stats import PoolView, ProjectView
-from qgisd.words import Reason
+from qgisd.words import Reason, RequestClass
 
 #: States of workers, projects and generations as views call them.
 _WORKERS = ("starting", "idle", "busy", "retiring", "stopping", "killing")
@@ -75,8 +75,10 @@ class Scrape(Collector):
             self._state(name, view)
             self._add("qgisd_ready", not service.ready(), name)
             self._counts(name, service)
-            for project in self._told(service, view):
+            told = list(self._told(service, view))
+            for project in told:
                 self._one_project(name, project, service, view)
+            self._slow(name, service, told)
         return self._families.values()
 
     def _add(self, name: str, value: float, *labels: str) -> None:
@@ -96,6 +98,15 @@ class Scrape(Collector):
             self._add_histogram("qgisd_request_render_seconds", of.render, pool, cls.value)
             self._add_histogram("qgisd_request_duration_seconds", of.total, pool, cls.value)
             self._add("qgisd_response_bytes_total", of.bytes, pool, cls.value)
+
+    def _slow(self, pool: str, service: Service, projects: Iterable[str]) -> None:
+        slow = service.slow_now()
+        by_class = Counter(one.request_class for one in slow)
+        for cls in RequestClass:
+            self._add("qgisd_requests_slow", by_class[cls.value], pool, cls.value)
+        by_project = Counter(one.project for one in slow)
+        for key in projects:
+            self._add("qgisd_project_requests_slow", by_project[key], pool, key)
 
     def _state(self, pool: str, view: PoolView) -> None:
         if view.qgis:

@@ -128,11 +128,11 @@ class ConfigReport(Answer):
 
 
 class SlowRequest(Answer):
-    """A request that took long, or was ended for that."""
+    """A request that takes or took long, or was ended for that."""
 
     pool: str
     when: float
-    """Unix time."""
+    """Unix time of its end, or at which one that is under way became slow."""
     request_id: str
     project: str
     request_class: str

@@ -427,7 +427,10 @@ class Service(Protocol):
         """What its projects did by the minute: the rows after that number, oldest first."""
 
     def slowlog(self) -> "list[Slow]":
-        """The last slow requests, oldest first."""
+        """The last slow requests, those under way among them, oldest first."""
+
+    def slow_now(self) -> "list[Slow]":
+        """Requests that wait or run, and have for longer than they should."""
 
     def last_crash(self, project: str) -> "Crash | None":
         """The last worker that a project lost over a request."""

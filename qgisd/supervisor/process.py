@@ -176,7 +176,7 @@ def start_zygote(
     output: int,
     on_exit: Callable[[int | None], None],
 ) -> Child:
-    """Exec a zygote in a process group of its own, out of reach of the terminal's Ctrl-C.
+    """Exec a zygote. It makes itself a process group, out of reach of the terminal's Ctrl-C.
 
     make_environment(control_fd, lifeline_fd): its whole environment.
     output: descriptor for what it writes.
@@ -189,7 +189,6 @@ def start_zygote(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        start_new_session=True,
     )
     child = Child(process.pid, os.pidfd_open(process.pid), on_exit)
     # Its exit is collected by the pidfd; without this, Popen's destructor complains.

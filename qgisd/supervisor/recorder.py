@@ -6,7 +6,7 @@ Bounded in number and size. Nothing here decides anything; `ctl slowlog` and
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from qgisd.log import redact
@@ -14,6 +14,8 @@ from qgisd.supervisor.exchange import Exchange, Order
 from qgisd.supervisor.story import Story, tell
 from qgisd.words import Outcome, Reason, RequestClass
 
+#: State of a request whose worker is done with it, while its client takes the rest.
+SENDING = "sending"
 _PER_WORKER = 10
 _ANSWERED = (Outcome.OK, Outcome.CACHED, Outcome.ERROR)
 _SLOW_KEPT = 200
@@ -77,6 +79,14 @@ class Slow:
     worker: int
     stack: str = ""
 
+    @classmethod
+    def of(cls, story: Story, when: float, outcome: str) -> "Slow":
+        """As the story has it so far. when: since when it counts as slow, or its end."""
+        return cls(
+            when, story.request_id, story.project, story.request_class.value, redact(story.url),
+            round(story.total_ms / 1000, 3), outcome, story.worker,
+        )  # fmt: skip
+
 
 @dataclass
 class Recorder:
@@ -130,16 +140,24 @@ class Recorder:
         story = self.stories[exchange.number] = story_of(exchange, now)
         if len(self.stories) > _STORIES_KEPT:
             self.stories.popitem(last=False)
-        if story.total_ms >= self.slow_s[story.request_class] * 1000:
-            self._is_slow(
-                Slow(
-                    time.time(), story.request_id, story.project, story.request_class.value,
-                    redact(exchange.order.url), round(story.total_ms / 1000, 3),
-                    "answered" if story.outcome in _ANSWERED else story.outcome.value,
-                    story.worker,
-                )
-            )  # fmt: skip
+        if self._took_long(story):
+            ended = "answered" if story.outcome in _ANSWERED else story.outcome.value
+            self._is_slow(Slow.of(story, time.time(), ended))
         return story
+
+    def slow_now(self, under_way: Iterable[tuple[str, Story]]) -> list[Slow]:
+        """Which of these take longer than they should; their outcome is the state they are in.
+
+        What a slow client still takes is not among them: nothing waits for it.
+        """
+        return [
+            Slow.of(story, story.when + self.slow_s[story.request_class], state)
+            for state, story in under_way
+            if state != SENDING and self._took_long(story)
+        ]
+
+    def _took_long(self, story: Story) -> bool:
+        return story.total_ms >= self.slow_s[story.request_class] * 1000
 
     def _is_slow(self, slow: Slow) -> None:
         last = self.slow[-1] if self.slow else None

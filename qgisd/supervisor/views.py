@@ -5,7 +5,7 @@ import asyncio
 from qgisd.supervisor.exchange import Exchange
 from qgisd.supervisor.history import History, Minute
 from qgisd.supervisor.machine import Machine
-from qgisd.supervisor.recorder import Crash, Recorder, Slow, story_of
+from qgisd.supervisor.recorder import SENDING, Crash, Recorder, Slow, story_of
 from qgisd.supervisor.stats import PoolView, ProjectDetail, detail_of, view_of
 from qgisd.supervisor.story import Story
 from qgisd.supervisor.tree import Tree
@@ -48,7 +48,7 @@ class Views:
         now = self._loop.time()
         return [
             (
-                exchange.job.state.value if exchange.number in self._machine.jobs else "sending",
+                exchange.job.state.value if exchange.number in self._machine.jobs else SENDING,
                 story_of(exchange, now),
             )
             for exchange in self._exchanges.values()
@@ -67,7 +67,10 @@ class Views:
         return self._history.rows(since, self._loop.time())
 
     def slowlog(self) -> list[Slow]:
-        return list(self.recorder.slow)
+        return sorted([*self.recorder.slow, *self.slow_now()], key=lambda slow: slow.when)
+
+    def slow_now(self) -> list[Slow]:
+        return self.recorder.slow_now(self.in_flight())
 
     def last_crash(self, project: str) -> Crash | None:
         return self.recorder.crashes.get(project)

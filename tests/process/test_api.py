@@ -147,6 +147,22 @@ def running(daemon: Daemon, request_id: str, state: str = "running") -> Any:
     return found[0] if found and found[0]["state"] == state else None
 
 
+def test_what_is_slow_is_in_the_slow_log_before_it_ends(shared: Daemon) -> None:
+    def mine() -> list[tuple[str, bool]]:
+        rows = [row for row in call(shared, "GET", "/slowlog") if row["request_id"] == "slow-1"]
+        return [(row["outcome"], row["seconds"] >= 0.3) for row in rows]
+
+    with background() as clients:
+        target = "/ows/?MAP=a&do=text&s=1.5&SERVICE=WMS&REQUEST=GetMap"
+        begun = time.monotonic()
+        answer = clients.run(lambda: shared.get(target, headers={"X-Request-Id": "slow-1"}))
+        eventually(lambda: mine() == [("running", True)], timeout=1.4)
+        assert time.monotonic() - begun >= 0.3
+        assert not answer.done()
+        assert answer.result().status == 200
+    assert mine() == [("answered", True)]
+
+
 # ending
 
 

@@ -82,7 +82,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     daemon = start_daemon(
         folder / "daemon",
         folder / "projects",
-        pool="workers = 2\nlend_after_s = 60\nmemory_interval_s = 0.2\nrequest_timeout_s = 1.5\n"
+        pool="workers = 2\nslow_s = 0.5\nlend_after_s = 60\nmemory_interval_s = 0.2\n"
+        "request_timeout_s = 1.5\n"
         "stream_timeout_s = 1\ndisconnect_grace_s = 0.1\nbreaker_failures = 100",
         extra='[metrics]\ntop = 2\n[log]\nlevel = "warning"',
         environment={
@@ -410,3 +411,17 @@ def assert_selectors(prometheus: Prometheus, query: str) -> None:
 def labels_of(prometheus: Prometheus, query: str) -> set[str]:
     """Of the result of a query."""
     return {label for row in prometheus.query(query) for label in row["metric"]} | {"instance"}
+
+
+# while it happens; last, as it adds to the counts
+
+
+def test_what_is_slow_is_counted_while_it_is(watched: Watched) -> None:
+    late = {"pool": "default", "class": "print"}
+    assert watched.sum("qgisd_requests_slow") == 0
+    with Raw(watched.daemon) as client:
+        client.get(path("a", SERVICE="WMS", REQUEST="GetPrint", do="text", s=30))
+        eventually(lambda: watched.value("qgisd_requests_slow", **late) == 1)
+        found = watched.value("qgisd_project_requests_slow", pool="default", project="a.qgs")
+        assert (found, watched.sum("qgisd_requests_slow")) == (1, 1)
+    eventually(lambda: watched.sum("qgisd_requests_slow") == 0)

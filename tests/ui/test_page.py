@@ -1,7 +1,9 @@
 """The operators' page in a real browser, on a real daemon with real QGIS."""
 
+import json
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -375,3 +377,28 @@ def test_a_stuck_project_is_shown_within_5_s_and_ended_with_one_click(
     eventually(lambda: not page.text(".alarm"))
     assert worker["pid"] not in [one["pid"] for one in qgisd.workers()]
     assert qgisd.ows("stuck", LAYERS="borders", **MAP).status == 200
+
+
+def test_each_place_to_look_at_shows_what_is_stuck_within_5_s_and_a_command_ends_it(
+    page: Browser, qgisd: Daemon, source: Source
+) -> None:
+    def slow() -> bool:
+        text = qgisd.request("GET", "/metrics", admin=True).body.decode()
+        return 'qgisd_project_requests_slow{pool="default",project="stuck.qgs"} 1.0' in text
+
+    live(page)
+    with stuck(qgisd, source) as answer:
+        begun = time.monotonic()
+        places: dict[str, Callable[[], bool]] = {
+            "page": lambda: "stuck.qgs" in page.text(".alarm"),
+            "top": lambda: "stuck.qgs" in qgisd.ctl("top", "--once").stdout,
+            "slow log": lambda: "running: stuck.qgs map" in qgisd.ctl("slowlog").stdout,
+            "metric": slow,
+        }
+        for place, shows in places.items():
+            eventually(shows, timeout=begun + 5 - time.monotonic(), period=0.05)
+            assert time.monotonic() - begun < 5, place
+        assert not answer.done()
+        (row,) = json.loads(qgisd.ctl("--json", "requests").stdout)
+        qgisd.ctl("kill", "request", row["request_id"])
+        assert answer.result(10).status == 503

@@ -127,7 +127,9 @@ def told(settings: Settings) -> set[str]:
     for name in ("a", "a", "a", "b", "b", "c"):
         kept.told(story(name))
     view = PoolView("p", "up", "3", [], {}, [], [], 0, 0, 4, 0, 0, False)
-    service = SimpleNamespace(measures=kept, cache=Cache(0), view=lambda: view, ready=lambda: [])
+    service = SimpleNamespace(
+        measures=kept, cache=Cache(0), view=lambda: view, ready=lambda: [], slow_now=lambda: []
+    )
     health: Mapping[str, Any] = {"loop_lag_ms": 1.0, "backlog": 0}
     pools: Any = {"p": service}
     scrape = Scrape(pools, lambda: health, {}, settings)

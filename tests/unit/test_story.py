@@ -313,3 +313,18 @@ def test_a_request_that_is_kept_lets_nobody_in() -> None:
     assert "hunter2" not in repr(seen)
     assert ("X-Lizmap-User", "anna") in seen.headers
     assert ("User-Agent", "QGIS: 3") in seen.headers
+
+
+# what is slow
+
+
+def test_what_waits_or_runs_for_long_is_slow_and_what_is_only_sent_is_not() -> None:
+    kept = Recorder(dict.fromkeys(RequestClass, 1.5), lambda slow: None)
+    long, short = story_of(exchange(), 12.0), story_of(exchange(), 11.0)
+    assert (long.total_ms, short.total_ms) == (2000, 1000)
+    under_way = [("queued", long), ("running", short), ("sending", long), ("running", long)]
+    found = kept.slow_now(under_way)
+    assert [(slow.outcome, slow.seconds) for slow in found] == [("queued", 2.0), ("running", 2.0)]
+    # Since half a second ago.
+    assert found[0].when == pytest.approx(long.when + 1.5)
+    assert not kept.slow

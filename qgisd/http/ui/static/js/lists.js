@@ -89,7 +89,7 @@ export function slowlogView() {
   return asking(
     "Slow log",
     "/slowlog",
-    [h("p", { class: "muted" }, "Requests that were slow, or ended at their deadline; newest first."), list.element],
+    [h("p", { class: "muted" }, "Requests that are or were slow, or ended at their deadline; newest first."), list.element],
     list.show,
     "Nothing was slow.",
   );
@@ -102,7 +102,7 @@ export function slowList(only = () => true) {
     element,
     show(content) {
       const entries = content.filter(only).reverse();
-      keyed(element, entries, (slow) => `${slow.when} ${slow.request_id}`, makeSlow);
+      keyed(element, entries, (slow) => `${slow.when} ${slow.request_id} ${slow.seconds}`, makeSlow);
       return entries.length;
     },
   };
