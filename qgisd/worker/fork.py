@@ -306,7 +306,13 @@ def bind_lifeline(descriptor: int) -> None:
     The lifeline is a socketpair over which nothing is ever sent. When its other end closes the
     kernel signals the owner of this end; owner is the group, signal is SIGKILL. The group leader
     calls this once and all forks inherit it.
+
+    The group is made here, for it must never be that of the daemon. It is no session: Linux shares
+    the processor out by session first (sched(7), autogroup), and then nice values would count for
+    nothing between the daemon, those who serve and those who load.
     """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
     fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(descriptor, fcntl.F_SETSIG, 9)
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
