@@ -16,15 +16,28 @@ import zmq
 from qgisd import wire
 from qgisd.worker import fork
 from qgisd.worker.backend import Backend, LoadError
+from qgisd.worker.rehearsal import Ignored
 from qgisd.worker_settings import ZygoteSettings
+
+#: Milliseconds after which a worker that was forked for somebody would have been asked.
+_ASKED_MS = 20
 
 
 class _Stopped(Exception):
     """The daemon asked this worker to end."""
 
 
-def run_worker(backend: Backend, settings: ZygoteSettings, order: wire.ForkWorker) -> NoReturn:
-    """Connect, say Ready, answer. Runs in a fork of a snapshot, or of the zygote with a path."""
+def run_worker(
+    backend: Backend,
+    settings: ZygoteSettings,
+    order: wire.ForkWorker,
+    first_map: wire.Request | None = None,
+) -> NoReturn:
+    """Connect, say Ready, answer. Runs in a fork of a snapshot, or of the zygote with a path.
+
+    first_map: drawn for nobody while nobody asks. A fork's first map of a heavy project takes three
+    times as long as later ones, as it copies thousands of pages; after this one, less than twice.
+    """
     fork.mark_process("qgisd-worker", 600)
     if order.path is not None:
         try:
@@ -45,6 +58,8 @@ def run_worker(backend: Backend, settings: ZygoteSettings, order: wire.ForkWorke
     faulthandler.register(signal.SIGUSR1, stack_fd, all_threads=False)
     dealer.send(wire.encode(wire.Ready(os.getpid(), stack_fd)))
     worker = _Worker(backend, dealer, settings.window, fork.own_memory())
+    if first_map is not None and not dealer.poll(_ASKED_MS):
+        backend.handle(first_map, b"", Ignored())
     try:
         while True:
             worker.serve_one()

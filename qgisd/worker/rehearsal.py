@@ -39,9 +39,11 @@ class Warmed:
     detail: str = ""
     #: What kept it from more of what was asked for; "" if nothing did.
     why: str = ""
+    #: The first map that went well: what a fork copies to draw any map, it copies with this one.
+    map: wire.Request | None = None
 
 
-class _Ignored:
+class Ignored:
     """An answer that nobody waits for (backend.Answer)."""
 
     def __init__(self) -> None:
@@ -84,21 +86,22 @@ def warm_up(
     started = time.monotonic()
     limit_s = max(settings.warmup_s, load_s * _OF_LOAD)
     count, why = _rehearse(backend, settings, steps, limit_s, announce)
-    level, said, errors = "off", [], 0
+    level, said, errors, first_map = "off", [], 0, None
     for step in steps:
         done = step.requests[: max(0, count)]
         count -= len(step.requests)
         for request in done:
-            answer = _Ignored()
+            answer = Ignored()
             backend.handle(request, b"", answer)
             errors += answer.status >= 400
         if done:
             level = step.level
+            first_map = done[0] if level == "map" else None
         said.append(f"{step.level} {len(done)} of {len(step.requests)}")
     backend.warmed_up()
     failed = f", {errors} of them with an error" if errors else ""
     detail = f"{', '.join(said)}{failed}, in {time.monotonic() - started:.2f} s" if said else ""
-    return Warmed(level, detail, why)
+    return Warmed(level, detail, why, first_map)
 
 
 def _rehearse(
@@ -159,7 +162,7 @@ def _play(
         fork.mark_process("qgisd-rehearsal", 600)
         fork.repair_descriptors({settings.lifeline_fd, pipe})
         for request in requests:
-            backend.handle(request, b"", _Ignored())
+            backend.handle(request, b"", Ignored())
             staying = fork.wait_single_threaded(backend.quiesce, settings.quiesce_s)
             if staying:
                 os.write(pipe, b"!" + ", ".join(map(str, staying)).encode()[:2000])

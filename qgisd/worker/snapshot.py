@@ -75,7 +75,7 @@ def run_snapshot(
 
     def child(message: wire.ToForker, descriptors: list[int]) -> None:
         assert isinstance(message, wire.ForkWorker)
-        run_worker(backend, settings, message)
+        run_worker(backend, settings, message, warmed.map)
 
     ForkServer(control, settings.lifeline_fd, child, threads).run()
 

@@ -21,10 +21,15 @@ def generation(daemon: Daemon, project: str) -> dict[str, Any]:
 
 
 def learned(daemon: Daemon, project: str) -> str:
-    """What a worker of it has inherited."""
+    """What a worker of it knows. From the snapshot; or, were it not asked at once, by itself."""
     answer = daemon.ows(project, do="learned")
     assert answer.status == 200, answer.body
     return answer.body.decode()
+
+
+def inherited(daemon: Daemon, project: str) -> str:
+    """What a worker of it has from the snapshot."""
+    return " ".join(dict.fromkeys(learned(daemon, project).split()))
 
 
 def zombies(daemon: Daemon) -> list[int]:
@@ -44,7 +49,7 @@ def test_workers_inherit_what_the_snapshot_answered_as_far_as_asked(
     seen = {}
     for level in ("off", "capabilities", "map"):
         daemon = daemons(fake_roots, pool=f'warmup = "{level}"')
-        seen[level] = learned(daemon, "warm")
+        seen[level] = inherited(daemon, "warm")
         found = generation(daemon, "warm")
         assert (found["mode"], found["warmup"], found["warmup_why"]) == ("forked", level, "")
         # A project that names no requests is not warmed up, and nothing is amiss with it.
@@ -53,6 +58,24 @@ def test_workers_inherit_what_the_snapshot_answered_as_far_as_asked(
         if level == "map":
             assert found["warmup_detail"].startswith("capabilities 2 of 2, map 1 of 1, in ")
     assert seen == {"off": "", "capabilities": "one two", "map": "one two three"}
+
+
+def test_a_worker_that_is_not_asked_at_once_draws_a_map_for_itself(
+    daemons: Start, fake_roots: Path
+) -> None:
+    write_fake_project(
+        fake_roots / "warm.qgs",
+        warm_capabilities="do=learn&word=document",
+        warm_map="do=learn&word=one do=learn&word=two do=crash do=learn&word=three",
+    )
+    daemon = daemons(fake_roots, projects='pinned = ["warm"]')
+
+    def rested() -> bool:
+        (worker,) = daemon.workers()
+        return bool(worker["state"] == "idle" and worker["age_s"] > 0.5)
+
+    eventually(rested)
+    assert learned(daemon, "warm") == "document one two one"
 
 
 def test_a_warm_up_that_goes_wrong_leaves_the_snapshot_as_it_was(
@@ -73,7 +96,7 @@ def test_a_warm_up_that_goes_wrong_leaves_the_snapshot_as_it_was(
         )
     daemon = daemons(fake_roots, pool="warmup_s = 2\nquiesce_s = 0.1\nmax_loads = 4")
     for number, why in enumerate(expected.values()):
-        assert learned(daemon, f"wrong{number}") == "one two"
+        assert inherited(daemon, f"wrong{number}") == "one two"
         found = generation(daemon, f"wrong{number}")
         assert (found["mode"], found["why"], found["warmup"]) == ("forked", "", "map")
         assert why in found["warmup_why"]
@@ -91,7 +114,7 @@ def test_an_error_in_a_warm_up_is_counted_and_is_no_fault(daemons: Start, fake_r
         warm_map="do=learn&word=one do=break",
     )
     daemon = daemons(fake_roots)
-    assert learned(daemon, "warm") == "one"
+    assert inherited(daemon, "warm") == "one"
     found = generation(daemon, "warm")
     assert (found["warmup"], found["warmup_why"]) == ("map", "")
     assert "map 2 of 2, 2 of them with an error" in found["warmup_detail"]
