@@ -235,7 +235,7 @@ class Pool(Section):
     backoff_limit_s: Seconds = 60
     snapshot: bool = True
     warmup: Literal["off", "capabilities", "map"] = "map"
-    warmup_s: Seconds = 4
+    warmup_s: Seconds = 6
     #: Pattern of project keys, as in "tenant/*" → what differs; the first that fits counts.
     overrides: dict[str, Override] = {}
     restart_file: str = ""
