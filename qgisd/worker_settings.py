@@ -5,6 +5,8 @@ import os
 import msgspec
 
 VARIABLE = "QGISD_ZYGOTE"
+#: Rendering takes all the processor it gets; the daemon, which hands out the work, goes first.
+NICE = 5
 
 
 class ZygoteSettings(msgspec.Struct, frozen=True):

@@ -285,6 +285,14 @@ class ForkSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class HurrySnapshot:
+    """It has loaded in the background for long enough."""
+
+    project: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndSnapshot:
     project: str
     generation: int
@@ -406,7 +414,7 @@ class AllDone:
 
 
 Instruction = (
-    StartZygote | EndZygote | ForkSnapshot | EndSnapshot | ForkWorker | Send | SendPing
-    | StopWorker | KillWorker | WorkerEnded | LoadEnded | Retry | Fail | Abort | Settled | Note
-    | GiveUp | AllDone
+    StartZygote | EndZygote | ForkSnapshot | HurrySnapshot | EndSnapshot | ForkWorker | Send
+    | SendPing | StopWorker | KillWorker | WorkerEnded | LoadEnded | Retry | Fail | Abort | Settled
+    | Note | GiveUp | AllDone
 )  # fmt: skip

@@ -70,9 +70,10 @@ class Generations(Dispatch):
             generation.background = background
             generation.state = advance(GENERATION, generation.state, "start", project.key)
             generation.snapshot, generation.since = True, self.now
-            self.timers.set(
-                ("load", project.key, generation.number), self.now + self.limits.load_timeout_s
-            )
+            limit = self.limits.load_timeout_s
+            if background:
+                limit *= policy.IN_BACKGROUND
+            self.timers.set(("load", project.key, generation.number), self.now + limit)
             self._out.append(
                 e.ForkSnapshot(
                     self.zygote.number,
@@ -226,7 +227,14 @@ class Generations(Dispatch):
 
     def _on_load_deadline(self, key: str, number: int) -> None:
         project = self.projects.get(key)
-        if project is not None and project.coming and project.coming.number == number:
+        if project is None or project.coming is None or project.coming.number != number:
+            return
+        if self.now - project.coming.since < self.limits.load_timeout_s:
+            # Beside workers that are never at rest it would not end at all.
+            self._out.append(e.HurrySnapshot(key, number))
+            due = project.coming.since + self.limits.load_timeout_s
+            self.timers.set(("load", key, number), due)
+        else:
             message = f"not loaded within load_timeout_s = {self.limits.load_timeout_s:g}"
             self._fail_generation(project, project.coming, message, Reason.DEADLINE)
 

@@ -15,6 +15,10 @@ _NEWEST = 0.2
 #: Seconds assumed for a class that has not run yet.
 DEFAULT_COST_S = 0.1
 
+#: Share of load_timeout_s for which a load leaves the processors to those who serve, if nobody
+#: waits for it.
+IN_BACKGROUND = 0.25
+
 
 def backoff(failures: int, limit_s: float, jitter: float) -> float:
     """Seconds to wait after the `failures`-th failure in a row: 1, 2, 4 … up to `limit_s`.

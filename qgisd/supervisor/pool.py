@@ -113,6 +113,7 @@ class Pool(Views):
             e.StartZygote: self._tree.start_zygote,
             e.EndZygote: self._tree.end_zygote,
             e.ForkSnapshot: self._tree.fork_snapshot,
+            e.HurrySnapshot: self._tree.hurry_snapshot,
             e.EndSnapshot: self._tree.end_snapshot,
             e.ForkWorker: self._tree.fork_worker,
             e.Send: self._send,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qgisd import channel, wire
 from qgisd.errors import WireError
+from qgisd.worker_settings import NICE
 
 #: Seconds to wait for the forker to tell how its child ended, once the pidfd says that it did.
 _OBITUARY_S = 0.05
@@ -56,6 +57,13 @@ class Child:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def hurry(self) -> None:
+        """Let it have its share of the processors again (fork.in_background)."""
+        if self.alive:
+            with contextlib.suppress(OSError):  # it has just ended
+                usual = os.getpriority(os.PRIO_PROCESS, 0) + NICE
+                os.setpriority(os.PRIO_PROCESS, self.pid, usual)
 
     def obituary(self, code: int) -> None:
         """The forker, its parent, tells how it ended."""

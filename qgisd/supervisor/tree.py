@@ -224,6 +224,11 @@ class Tree:
         with theirs:
             self._order(zygote, token, order, [theirs.fileno()])
 
+    def hurry_snapshot(self, do: e.HurrySnapshot) -> None:
+        forker = self._snapshots.get(wire.snapshot_token(do.project, do.generation))
+        if forker is not None and forker.child is not None:
+            forker.child.hurry()
+
     def end_snapshot(self, do: e.EndSnapshot) -> None:
         token = wire.snapshot_token(do.project, do.generation)
         forker = self._snapshots.get(token)

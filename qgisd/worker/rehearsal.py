@@ -26,7 +26,7 @@ LEVELS = ("off", "capabilities", "map")
 #: Of the time there is: as the snapshot then repeats what was rehearsed.
 _SHARE = 0.5
 #: Of what the load took: so much time there is at least, as a busy machine is slow with both.
-_OF_LOAD = 0.25
+_OF_LOAD = 0.5
 _DONE = b"."
 
 

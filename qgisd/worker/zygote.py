@@ -16,7 +16,7 @@ from qgisd.worker import fork, snapshot
 from qgisd.worker.backend import Backend, LoadError
 from qgisd.worker.forkserver import ForkServer
 from qgisd.worker.loop import run_worker
-from qgisd.worker_settings import ZygoteSettings
+from qgisd.worker_settings import NICE, ZygoteSettings
 
 
 def make_backend(settings: ZygoteSettings) -> Backend:
@@ -53,9 +53,8 @@ def main() -> None:
     os.set_inheritable(settings.lifeline_fd, False)
     fork.bind_lifeline(settings.lifeline_fd)
     fork.mark_process("qgisd-zygote", 100)
-    # Rendering takes all the processor it gets; the daemon, which hands out the work, goes first.
     if not settings.threaded_plugins:
-        os.nice(5)
+        os.nice(NICE)
     try:
         # One that replaces another comes up while workers serve, and nobody waits for the first.
         with fork.in_background():

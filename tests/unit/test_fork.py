@@ -4,6 +4,7 @@ Real processes: a child is forked with and without the repair, and says by its e
 a pipe what it saw. Threads of this process (pytest has none of its own) are made where needed.
 """
 
+import asyncio
 import ctypes
 import fcntl
 import gc
@@ -22,7 +23,9 @@ from pathlib import Path
 
 import pytest
 
+from qgisd.supervisor.process import Child
 from qgisd.worker import fork
+from qgisd.worker_settings import NICE
 from tests.support import eventually
 
 
@@ -443,3 +446,22 @@ def test_no_process_goes_where_it_cannot_come_back_from() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_SYS_NICE")
 def test_a_load_in_the_background_comes_back() -> None:
     assert niceness(0, capable=True) == [5, 15, 5]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_SYS_NICE")
+def test_the_daemon_ends_the_background_of_a_load() -> None:
+    async def run() -> list[int]:
+        sleeper = subprocess.Popen(["sleep", "60"])
+        ended = asyncio.Event()
+        child = Child(sleeper.pid, os.pidfd_open(sleeper.pid), lambda code: ended.set())
+        os.setpriority(os.PRIO_PROCESS, sleeper.pid, 15)
+        child.hurry()
+        nice = [os.getpriority(os.PRIO_PROCESS, who) for who in (sleeper.pid, 0)]
+        child.kill()
+        await asyncio.wait_for(ended.wait(), 10)
+        sleeper.returncode = 0  # collected by its pidfd
+        child.hurry()  # too late, and no error
+        return nice
+
+    theirs, ours = asyncio.run(run())
+    assert theirs == ours + NICE

@@ -196,3 +196,22 @@ def test_a_project_without_a_snapshot_to_fork_is_not_loaded_in_the_background() 
     world.serve("p")
     world.lose_snapshot("p")
     assert [do.background for do in world.heard(e.ForkSnapshot)] == [False, False]
+
+
+def test_a_load_in_the_background_is_hurried_in_time_and_may_still_take_too_long() -> None:
+    world = World(load_timeout_s=100)
+    world.start()
+    world.serve("p")
+    world.tell(e.ReloadOrdered("p"))
+    coming = world.project("p").coming
+    assert coming is not None and coming.background
+
+    world.wait(24)
+    assert not world.heard(e.HurrySnapshot)
+    world.wait(2)
+    assert world.heard(e.HurrySnapshot) == [e.HurrySnapshot("p", coming.number)]
+    world.wait(73)
+    assert world.project("p").coming is coming
+    world.wait(2)
+    assert len(world.heard(e.HurrySnapshot)) == 1
+    assert "not loaded within load_timeout_s = 100" in world.project("p").error
