@@ -74,7 +74,29 @@ def _read_token(path: Path | None) -> str:
         raise click.BadParameter(f"{path}: {error or 'is empty'}") from None
 
 
-@click.group(name="ctl")
+class _Verbs(click.Group):
+    """Its verbs take --json as well, as one is used to write it there."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.params.append(
+            click.Option(
+                ["--json"],
+                is_flag=True,
+                expose_value=False,
+                callback=_as_json,
+                help="JSON instead of tables.",
+            )
+        )
+        super().add_command(cmd, name)
+
+
+def _as_json(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    # While a shell completes, nobody has made a client.
+    if wanted and isinstance(context.obj, Client):
+        context.obj.as_json = True
+
+
+@click.group(name="ctl", cls=_Verbs)
 @click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
 @click.option("--admin", help="Admin listener; by default that of the configuration.")
 @click.option(

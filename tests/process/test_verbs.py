@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from qgisd.cli import main
+from qgisd.verbs import control
 from tests.process.tools import background
 from tests.support import Daemon, eventually, free_port, marked, start_daemon, write_fake_project
 
@@ -75,6 +76,14 @@ def test_all_verbs_of_the_design_are_there(ctl: Ctl) -> None:
 def test_what_only_looks_is_for_readers_as_well(ctl: Ctl, verb: str) -> None:
     assert ctl(verb, token=READER).stdout
     assert isinstance(as_json(ctl("--json", verb, token=READER)), (list, dict))
+
+
+def test_every_verb_takes_json_before_and_after_it(ctl: Ctl) -> None:
+    for verb in control.commands:
+        assert "--json" in ctl(verb, "--help").stdout, verb
+    assert as_json(ctl("load", "a", "--json"))["ok"]
+    assert as_json(ctl("load", "--json", "a")) == as_json(ctl("--json", "load", "a"))
+    assert not ctl("stats").stdout.startswith("[")
 
 
 # tokens and exit codes
