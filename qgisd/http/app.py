@@ -164,6 +164,8 @@ class PublicApp(HTTPServerConnectionDelegate):
     def serve(self, connection: Connection) -> None:
         """All of it has come: answer, or order an answer."""
         try:
+            if "#" in connection.path:
+                raise errors.BadRequest("a URL is sent without its #")
             if len(connection.path) + len(connection.query) > self._settings.max_url:
                 raise errors.UrlTooLong(
                     f"a URL has at most {self._settings.max_url} bytes here; send a POST form"
@@ -309,7 +311,7 @@ class PublicApp(HTTPServerConnectionDelegate):
         root = route.service.api_root
         if below.startswith("/ogcapi") and root != "/ogcapi":
             path = path[: len(path) - len(below)] + root + below[len("/ogcapi") :]
-        if path.endswith(("/items", "/items.json", "/items.geojson", "/items.html")) and not writes:
+        if not writes and limits.lists_items(path):
             query = limits.clamp_items(query, self._settings.limits.features)
         self._order(
             connection,

@@ -4,10 +4,11 @@ Sizes of pictures, numbers of layers and features, and parameters by which a cli
 server fetch something of the client's choice (SLD=, EXTERNAL_WMS).
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 from xml.parsers import expat
 
 from qgisd.errors import BadRequest, Forbidden
@@ -16,6 +17,13 @@ _INTEGER = re.compile(r"^\s*\+?(\d{1,18})\s*$")
 #: DPI at which a picture has as many pixels as WIDTH and HEIGHT say (QGIS assumes 96; a client
 #: that sends another one also sends larger WIDTH and HEIGHT, but QGIS's work grows with both).
 _BASE_DPI = 96.0
+_MM_PER_INCH = 25.4
+_DECIMAL = re.compile(r"^\s*\+?(\d*\.?\d+(?:[eE][+-]?\d{1,3})?)\s*$")
+#: Lengths of a legend in mm, and sizes of its fonts, that make its picture as large as they say.
+_LEGEND_SIZES = (
+    "SYMBOLWIDTH", "SYMBOLHEIGHT", "BOXSPACE", "LAYERSPACE", "LAYERTITLESPACE", "SYMBOLSPACE",
+    "ICONLABELSPACE", "LAYERFONTSIZE", "ITEMFONTSIZE",
+)  # fmt: skip
 #: The parameter that bounds the number of features, by version of WFS.
 _COUNT_NAMES = ("COUNT", "MAXFEATURES")
 
@@ -38,22 +46,39 @@ def check(parameters: Mapping[str, str], limits: Limits) -> None:
     parameters: of an OWS request, names in upper case.
     """
     _check_size(parameters, limits)
-    layers = parameters.get("LAYERS", "") or parameters.get("LAYER", "")
-    names = layers.split(",") if layers else []
-    if limits.layers and len(names) > limits.layers:
-        raise BadRequest(f"LAYERS names {len(names)} layers; at most {limits.layers} are drawn")
-    if not limits.external_wms and any(
-        name.strip().upper().startswith("EXTERNAL_WMS:") for name in names
-    ):
-        raise Forbidden("layers of an EXTERNAL_WMS are not drawn here")
+    for names in _layers(parameters):
+        if limits.layers and len(names) > limits.layers:
+            raise BadRequest(f"LAYERS names {len(names)} layers; at most {limits.layers} are drawn")
+        if not limits.external_wms and any(
+            name.strip().upper().startswith("EXTERNAL_WMS:") for name in names
+        ):
+            raise Forbidden("layers of an EXTERNAL_WMS are not drawn here")
     if parameters.get("SLD") and not limits.external_sld:
         raise Forbidden("SLD by URL is not fetched here; send it as SLD_BODY")
+
+
+def _layers(parameters: Mapping[str, str]) -> Iterator[list[str]]:
+    """The names of each map: QGIS draws what LAYER says and what LAYERS says, and a print has more
+    maps, with the layers of MAP0:LAYERS and so on."""
+    plain = (parameters.get("LAYER", ""), parameters.get("LAYERS", ""))
+    yield [name for value in plain if value for name in value.split(",")]
+    for name, value in parameters.items():
+        if name.endswith(":LAYERS"):
+            yield value.split(",")
 
 
 def _check_size(parameters: Mapping[str, str], limits: Limits) -> None:
     dpi = _number(parameters, "DPI") or _BASE_DPI
     if limits.dpi and dpi > limits.dpi:
         raise BadRequest(f"DPI is {dpi:g}; at most {limits.dpi} is drawn")
+    if limits.pixels and parameters.get("REQUEST", "").upper().startswith("GETLEGENDGRAPHIC"):
+        most = math.sqrt(limits.pixels) * _MM_PER_INCH / dpi
+        for name in _LEGEND_SIZES:
+            given = _DECIMAL.match(parameters.get(name, ""))
+            if given and float(given[1]) > most:
+                raise BadRequest(
+                    f"{name} is {given[1]}; at most {most:.0f} is drawn at {dpi:g} dpi"
+                )
     width, height = _number(parameters, "WIDTH"), _number(parameters, "HEIGHT")
     if not limits.pixels or width is None or height is None:
         return
@@ -77,6 +102,12 @@ def clamp_query(query: str, parameters: Mapping[str, str], features: int) -> str
         return query
     pairs = parse_qsl(query, keep_blank_values=True)
     return urlencode(_clamped(pairs, _COUNT_NAMES, "COUNT", features, parameters))
+
+
+def lists_items(path: str) -> bool:
+    """Whether a path of OGC API Features is that of the items of a collection. QGIS decodes it, and
+    takes it with an ending (".json") or a slash."""
+    return unquote(path).rstrip("/").rpartition("/")[2].partition(".")[0] == "items"
 
 
 def clamp_items(query: str, features: int) -> str:

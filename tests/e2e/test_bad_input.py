@@ -565,7 +565,66 @@ def test_no_form_of_a_request_gets_around_the_limits(daemon: Daemon) -> None:
     assert (drawn.status, drawn.body[:4]) == (200, b"\x89PNG")
     for answer in (
         daemon.request("POST", "/ows/p/demo/world", body(60_000_000), xml),
+        # QGIS takes what follows a # for no part of the URL.
+        daemon.get(f"/ows/p/demo/world?{urlencode(get_map(60))}&WIDTH=60000000#"),
+        daemon.get(f"/ows/p/demo/world?{urlencode(get_map(60))}#"),
+        daemon.get("/wfs3/collections/countries/items#x?MAP=demo/world"),
         daemon.get(f"/wfs3/?MAP=demo/world&{urlencode(get_map(60))}"),
         daemon.request("POST", "/wfs3/collections?MAP=demo/world", body(60), xml),
     ):
         assert answer.status == 400, answer.body
+
+
+FEATURES = "SERVICE=WFS&VERSION=1.1.0&REQUEST=GetFeature&TYPENAME=countries"
+WFS_BODY = (
+    '<wfs:GetFeature xmlns:wfs="http://www.opengis.net/wfs" service="WFS" version="1.1.0" {}>'
+    '<wfs:Query typeName="countries"/></wfs:GetFeature>'
+)
+
+
+def test_no_form_of_a_request_gets_more_features_than_allowed(
+    session_daemons: StartDaemon, bad_roots: Path
+) -> None:
+    """Five of nine."""
+    daemon = session_daemons(bad_roots, pool="workers = 1", extra="[limits]\nfeatures = 5")
+    path = "/ows/p/demo/world"
+    xml = {"Content-Type": "text/xml"}
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answers = [
+        daemon.get(f"{path}?{FEATURES}"),
+        daemon.get(f"{path}?{FEATURES}&MAXFEATURES=9"),
+        daemon.get(f"{path}?{FEATURES}&C%4FUNT=9&MAXFEATURES=-1"),
+        daemon.request("POST", path, f"{FEATURES}&MAXFEATURES=9".encode(), form),
+        daemon.request("POST", path, WFS_BODY.format("").encode(), xml),
+        daemon.request("POST", path, WFS_BODY.format('maxFeatures="9"').encode(), xml),
+        daemon.request("POST", f"{path}?MAXFEATURES=9", WFS_BODY.format("").encode(), xml),
+    ]
+    counts = [answer.body.count(b"<gml:featureMember>") for answer in answers]
+    assert counts == [5] * len(answers)
+    names = ("items", "items/", "items.json", "item%73", "items.geojson")
+    collection = "/wfs3/collections/countries"
+    items = [daemon.get(f"{collection}/{name}?MAP=demo/world&limit=9") for name in names]
+    items.append(daemon.get(f"{collection}/items?MAP=demo/world"))
+    assert [len(answer.json()["features"]) for answer in items] == [5] * len(items)
+    few = daemon.get(f"{collection}/items?MAP=demo/world&limit=2")
+    assert len(few.json()["features"]) == 2
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "REQUEST=GetMap&LAYERS=countries&LAYER=EXTERNAL_WMS:x&STYLES=&WIDTH=9&HEIGHT=9",
+        "REQUEST=GetPrint&TEMPLATE=A4&map0:EXTENT=-90,-180,90,180&map0:LAYERS=EXTERNAL_WMS:x",
+    ],
+)
+def test_no_parameter_makes_the_server_fetch_a_map(daemon: Daemon, layers: str) -> None:
+    query = f"SERVICE=WMS&VERSION=1.3.0&CRS=EPSG:4326&BBOX=-90,-180,90,180&FORMAT=png&{layers}"
+    answer = daemon.get(f"/ows/p/demo/world?{query}&x:url=http://127.0.0.1:9/&x:layers=a")
+    assert "EXTERNAL_WMS" in assert_ows_error(answer, 403)
+
+
+def test_a_legend_of_an_endless_size_is_refused(daemon: Daemon) -> None:
+    query = "SERVICE=WMS&VERSION=1.3.0&REQUEST=GetLegendGraphic&LAYER=countries&FORMAT=image/png"
+    assert daemon.get(f"/ows/p/demo/world?{query}&SYMBOLWIDTH=20").body[:4] == b"\x89PNG"
+    answer = daemon.get(f"/ows/p/demo/world?{query}&SYMBOLWIDTH=20000&SYMBOLHEIGHT=20000")
+    assert "SYMBOLWIDTH" in assert_ows_error(answer, 400)

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from qgisd.errors import BadRequest, Forbidden
-from qgisd.http.limits import Limits, check, clamp_items, clamp_query, clamp_xml
+from qgisd.http.limits import Limits, check, clamp_items, clamp_query, clamp_xml, lists_items
 from qgisd.http.ows import inspect_xml
 
 LIMITS = Limits(1_000_000, 300, 3, 100, external_sld=False, external_wms=False)
@@ -18,7 +18,9 @@ NONE = Limits(0, 0, 0, 0, external_sld=True, external_wms=True)
         {}, {"WIDTH": "1000", "HEIGHT": "1000"}, {"WIDTH": "1000000"},
         {"WIDTH": "x", "HEIGHT": "9"},
         {"DPI": "300"}, {"LAYERS": "a,b,c"}, {"SLD": ""}, {"SLD_BODY": "<x/>"},
-        {"LAYERS": ""},
+        {"LAYERS": ""}, {"LAYERS": "a,b,c", "MAP0:LAYERS": "a,b,c", "MAP1:LAYERS": "a,b,c"},
+        {"REQUEST": "GetLegendGraphic", "SYMBOLWIDTH": "264", "BOXSPACE": "x"},
+        {"REQUEST": "GetMap", "SYMBOLWIDTH": "265"},
     ],
 )  # fmt: skip
 def test_what_is_within_the_limits_passes(parameters: dict[str, str]) -> None:
@@ -34,6 +36,10 @@ def test_what_is_within_the_limits_passes(parameters: dict[str, str]) -> None:
         ({"DPI": "301"}, "DPI is 301"),
         ({"LAYERS": "a,b,c,d"}, "4 layers"),
         ({"LAYER": "a,b,c,d"}, "4 layers"),
+        ({"LAYER": "a,b", "LAYERS": "c,d"}, "4 layers"),
+        ({"LAYERS": "a", "MAP0:LAYERS": "a,b,c,d"}, "4 layers"),
+        ({"REQUEST": "GetLegendGraphic", "SYMBOLWIDTH": "265"}, "SYMBOLWIDTH is 265; at most 265"),
+        ({"REQUEST": "GetLegendGraphics", "BOXSPACE": "2e3", "DPI": "300"}, "BOXSPACE .* most 85"),
     ],
 )
 def test_what_is_over_a_limit_is_refused_and_named(parameters: dict[str, str], named: str) -> None:
@@ -44,7 +50,13 @@ def test_what_is_over_a_limit_is_refused_and_named(parameters: dict[str, str], n
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"SLD": "http://evil/"}, {"LAYERS": "a, external_wms:x"}, {"LAYER": "EXTERNAL_WMS:x"}],
+    [
+        {"SLD": "http://evil/"},
+        {"LAYERS": "a, external_wms:x"},
+        {"LAYER": "EXTERNAL_WMS:x"},
+        {"LAYERS": "a", "LAYER": "EXTERNAL_WMS:x"},
+        {"MAP0:LAYERS": "a,EXTERNAL_WMS:x"},
+    ],
 )
 def test_what_makes_the_server_fetch_is_forbidden(parameters: dict[str, str]) -> None:
     with pytest.raises(Forbidden):
@@ -84,6 +96,14 @@ def test_items_have_at_most_so_many_features() -> None:
     assert clamp_items("f=json", 100) == "f=json&limit=100"
     assert clamp_items("limit=5", 100) == "limit=5"
     assert clamp_items("limit=5000&f=json", 100) == "limit=100&f=json"
+
+
+@pytest.mark.parametrize(
+    "name", ["items", "items/", "items.json", "items.geojson", "item%73", "items.html"]
+)
+def test_items_are_known_in_every_form_that_qgis_takes(name: str) -> None:
+    assert lists_items(f"/wfs3/collections/lakes/{name}")
+    assert not lists_items(f"/wfs3/collections/lakes/{name}/7")
 
 
 def clamped(body: bytes) -> dict[str, str]:

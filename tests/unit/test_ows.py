@@ -70,6 +70,16 @@ def test_a_nul_is_refused(query: str) -> None:
         get(query)
 
 
+@pytest.mark.parametrize("query", ["REQUEST=GetPrint#", "WIDTH=99999#&HEIGHT=9", "#"])
+def test_a_fragment_is_refused(query: str) -> None:
+    """QGIS cuts it off: REQUEST=GetPrint# is a print to it, and would not be one here."""
+    with pytest.raises(BadRequest, match="%23"):
+        get(query)
+    with pytest.raises(BadRequest, match="%23"):
+        parse("POST", "MAP=a", FORM, query.encode(), False)
+    assert "#" in str(get(query.replace("#", "%23")))
+
+
 def test_too_many_parameters_are_refused() -> None:
     assert len(parse_query("&".join(f"p{n}=1" for n in range(1000)))) == 1000
     with pytest.raises(BadRequest, match="1000"):
