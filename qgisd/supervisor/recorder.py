@@ -16,6 +16,8 @@ from qgisd.words import Outcome, Reason, RequestClass
 
 #: State of a request whose worker is done with it, while its client takes the rest.
 SENDING = "sending"
+#: Outcome of a slow request that was answered in the end.
+ANSWERED = "answered"
 _PER_WORKER = 10
 _ANSWERED = (Outcome.OK, Outcome.CACHED, Outcome.ERROR)
 _SLOW_KEPT = 200
@@ -128,12 +130,15 @@ class Recorder:
             if reason is Reason.OPERATOR:
                 outcome = "killed by an operator"
                 seconds = self.stories[job].total_ms / 1000 if job in self.stories else 0.0
-            self._is_slow(
-                Slow(
-                    time.time(), last.request_id, project, last.cls.value, redact(last.url),
-                    round(seconds, 3), outcome, worker, stack,
-                )
+            killed = Slow(
+                time.time(), last.request_id, project, last.cls.value, redact(last.url),
+                round(seconds, 3), outcome, worker, stack,
             )  # fmt: skip
+            place = self._place(killed)
+            if place is None:
+                self._is_slow(killed)
+            else:  # its end is known already; now also what it was stuck in
+                self.slow[place] = killed
 
     def finished(self, exchange: Exchange, now: float) -> Story:
         """A request has come to its end at `now`, of the loop's clock."""
@@ -141,7 +146,7 @@ class Recorder:
         if len(self.stories) > _STORIES_KEPT:
             self.stories.popitem(last=False)
         if self._took_long(story):
-            ended = "answered" if story.outcome in _ANSWERED else story.outcome.value
+            ended = ANSWERED if story.outcome in _ANSWERED else story.outcome.value
             self._is_slow(Slow.of(story, time.time(), ended))
         return story
 
@@ -159,11 +164,15 @@ class Recorder:
     def _took_long(self, story: Story) -> bool:
         return story.total_ms >= self.slow_s[story.request_class] * 1000
 
+    def _place(self, slow: Slow) -> int | None:
+        """Where the end of this request by this worker is told, if it is."""
+        for place in reversed(range(len(self.slow))):
+            other = self.slow[place]
+            if (other.request_id, other.worker) == (slow.request_id, slow.worker):
+                return place if other.outcome != ANSWERED else None
+        return None
+
     def _is_slow(self, slow: Slow) -> None:
-        last = self.slow[-1] if self.slow else None
-        if slow.stack and last is not None and last.request_id == slow.request_id:
-            self.slow[-1] = slow  # its end is known already; now also what it was stuck in
-            return
         self.slow.append(slow)
         self.on_slow(slow)
 

@@ -328,3 +328,33 @@ def test_what_waits_or_runs_for_long_is_slow_and_what_is_only_sent_is_not() -> N
     # Since half a second ago.
     assert found[0].when == pytest.approx(long.when + 1.5)
     assert not kept.slow
+
+
+def test_of_several_that_are_killed_at_once_each_is_told_once_with_its_stack() -> None:
+    told: list[recorder.Slow] = []
+    kept = Recorder(dict.fromkeys(RequestClass, 0.0), told.append)
+    stuck = [exchange(number, kept, request_id=f"id-{number}") for number in (1, 2, 3)]
+    for it in stuck:
+        it.job.worker = it.number + 10
+        kept.sent(it.job.worker, it.order)
+        timeout(it)
+    assert [slow.outcome for slow in kept.slow] == ["timeout"] * 3
+    for it in stuck:
+        kept.autopsy(it.number + 10, f"stack {it.number}")
+        kept.ended(it.number + 10, A, Reason.DEADLINE, "signal 9", it.number)
+    assert [(slow.request_id, slow.outcome, slow.stack) for slow in kept.slow] == [
+        (f"id-{number}", "killed at its deadline", f"stack {number}") for number in (1, 2, 3)
+    ]
+    assert len(told) == 3
+
+
+def test_an_answer_that_was_slow_is_not_taken_for_one_that_was_killed() -> None:
+    """A proxy may give the same id to many."""
+    kept = Recorder(dict.fromkeys(RequestClass, 0.0), lambda slow: None)
+    answered = exchange(1, kept)
+    answered.job.worker = 7
+    kept.sent(7, answered.order)
+    whole(answered)
+    kept.sent(7, answered.order)
+    kept.ended(7, A, Reason.DEADLINE, "signal 9", 2)
+    assert [slow.outcome for slow in kept.slow] == ["answered", "killed at its deadline"]
