@@ -295,6 +295,41 @@ def test_hostile_names_stay_text(page: Browser, qgisd: Daemon) -> None:
     assert all("/requests/" in one for one in page.complaints())
 
 
+# its parts
+
+
+def test_times_are_told_as_people_do(page: Browser) -> None:
+    page.open()
+    told = {
+        0: "0 ms", 0.9994: "999 ms", 0.9996: "1.0 s", 9.94: "9.9 s", 9.97: "10 s", 59.4: "59 s",
+        59.7: "1 min 0 s", 119.6: "2 min 0 s", 3599.8: "1 h 0 min", 7260: "2 h 1 min",
+        90000: "1 d 1 h",
+    }  # fmt: skip
+    script = (
+        "const [seconds, done] = arguments;"
+        "import('/ui/js/format.js').then((format) => done(seconds.map(format.span)))"
+    )
+    assert page.driver.execute_async_script(script, list(told)) == list(told.values())
+
+
+def test_of_two_that_are_called_the_same_none_stays_behind(page: Browser) -> None:
+    """Such as two requests to which a proxy gave one id."""
+    page.open()
+    script = """
+        const done = arguments[0];
+        import("/ui/js/dom.js").then(({ h, keyed }) => {
+          const list = h("ul");
+          const make = (item) => ({ element: h("li", {}, item), update() {} });
+          const counts = [["a", "b", "a"], ["a", "a"], ["a"], []].map((items) => {
+            keyed(list, items, (item) => item, make);
+            return list.textContent;
+          });
+          done(counts);
+        });
+    """
+    assert page.driver.execute_async_script(script) == ["aba", "aa", "a", ""]
+
+
 # how it looks
 
 
@@ -371,12 +406,24 @@ def test_a_stuck_project_is_shown_within_5_s_and_ended_with_one_click(
         (worker,) = [
             one for one in qgisd.workers() if one["project"] == "stuck.qgs" and one["request_id"]
         ]
-        page.press("End it", ".alarm")
+        assert "End it" in page.text(".alarm button")
+        page.press(f"End it: request {worker['request_id']}", ".alarm")
         assert answer.result(10).status == 503
         page.sees(f"Request {worker['request_id']} ended", "#notices")
     eventually(lambda: not page.text(".alarm"))
     assert worker["pid"] not in [one["pid"] for one in qgisd.workers()]
     assert qgisd.ows("stuck", LAYERS="borders", **MAP).status == 200
+
+
+def goes_on_under_the_focus(page: Browser, fragment: str, figure: str) -> None:
+    """What is told of a request that runs is kept up to date, and leaves the reader's place."""
+    page.go(fragment)
+    page.sees("running", "main")
+    link = "main a[href='#/project/default/stuck.qgs']"
+    page.run("document.querySelector(arguments[0]).focus()", link)
+    before = page.text(f"main {figure}")
+    eventually(lambda: page.text(f"main {figure}") != before, timeout=10, period=0.1)
+    assert page.run("return document.activeElement.matches(arguments[0])", link)
 
 
 def test_each_place_to_look_at_shows_what_is_stuck_within_5_s_and_a_command_ends_it(
@@ -400,5 +447,10 @@ def test_each_place_to_look_at_shows_what_is_stuck_within_5_s_and_a_command_ends
             assert time.monotonic() - begun < 5, place
         assert not answer.done()
         (row,) = json.loads(qgisd.ctl("--json", "requests").stdout)
+        for fragment, figure in (
+            ("#/slowlog", "strong.number"),
+            (f"#/request/{row['request_id']}", ".story"),
+        ):
+            goes_on_under_the_focus(page, fragment, figure)
         qgisd.ctl("kill", "request", row["request_id"])
         assert answer.result(10).status == 503

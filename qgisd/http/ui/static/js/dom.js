@@ -55,7 +55,10 @@ export function keyed(parent, items, keyOf, make) {
   const now = new Map();
   let place = parent.firstElementChild;
   for (const item of items) {
-    const key = keyOf(item);
+    let key = keyOf(item);
+    for (let again = 2; now.has(key); again += 1) {
+      key = `${keyOf(item)} ${again}`; // two are called the same, as requests of a proxy may be
+    }
     const row = before.get(key) ?? make(item);
     row.update(item);
     now.set(key, row);

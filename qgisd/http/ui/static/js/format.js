@@ -20,25 +20,29 @@ export function span(seconds) {
   if (seconds === null || seconds === undefined) {
     return "–";
   }
-  if (seconds < 1) {
+  if (seconds < 0.9995) {
     return `${Math.round(seconds * 1000)} ms`;
   }
-  if (seconds < 60) {
-    return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  if (seconds < 9.95) {
+    return `${seconds.toFixed(1)} s`;
   }
-  if (seconds < 3600) {
-    return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) {
+    return `${whole} s`;
   }
-  if (seconds < 86400) {
-    return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  if (whole < 3600) {
+    return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   }
-  return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
+  if (whole < 86400) {
+    return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  }
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
 /** A moment, given in unix seconds: the time of day, with the date if it is another day. */
 export function moment(seconds) {
   const then = new Date(seconds * 1000);
-  const time = then.toLocaleTimeString([], { hour12: false });
+  const time = then.toLocaleTimeString([], { hourCycle: "h23" });
   return then.toDateString() === new Date().toDateString()
     ? time
     : `${then.toLocaleDateString()} ${time}`;

@@ -102,29 +102,48 @@ export function slowList(only = () => true) {
     element,
     show(content) {
       const entries = content.filter(only).reverse();
-      keyed(element, entries, (slow) => `${slow.when} ${slow.request_id} ${slow.seconds}`, makeSlow);
+      keyed(element, entries, (slow) => `${slow.pool} ${slow.request_id}`, makeSlow);
       return entries.length;
     },
   };
 }
 
 function makeSlow(slow) {
+  const when = h("time", {});
+  const time = h("strong", { class: "number" });
+  const state = h("span", {});
+  const worker = h("span", {});
+  const stack = h("pre", { tabindex: 0 });
+  const stuck = h("details", {}, h("summary", {}, "What it was doing"), stack);
   const element = h(
     "li",
     {},
-    h("time", {}, moment(slow.when)),
+    when,
     " ",
-    h("strong", { class: "number" }, span(slow.seconds)),
-    ` ${slow.outcome} · `,
+    time,
+    " ",
+    state,
+    " · ",
     h("a", { href: projectLink(slow.pool, slow.project) }, slow.project),
-    ` · ${slow.request_class} · worker ${slow.worker} · `,
+    ` · ${slow.request_class} · `,
+    worker,
+    " · ",
     storyLink(slow.request_id),
     h("code", { class: "block" }, slow.url),
-    slow.stack
-      ? h("details", {}, h("summary", {}, "What it was doing"), h("pre", { tabindex: 0 }, slow.stack))
-      : null,
+    stuck,
   );
-  return { element, update() {} };
+  return {
+    element,
+    /** One that is under way goes on, and ends. */
+    update(now) {
+      say(when, moment(now.when));
+      say(time, span(now.seconds));
+      say(state, now.outcome.replaceAll("_", " "));
+      say(worker, now.worker ? `worker ${now.worker}` : "no worker");
+      say(stack, now.stack);
+      stuck.hidden = !now.stack;
+    },
+  };
 }
 
 /** The story of one request. */
@@ -134,7 +153,7 @@ export function storyView(request) {
     `Request ${request}`,
     `/requests/${encodeURIComponent(request)}`,
     [facts],
-    (story) => facts.replaceChildren(...storyFacts(story)),
+    (story) => keyed(facts, storyFacts(story), ([name]) => name, makeFact),
     "",
   );
   return view;
@@ -162,11 +181,19 @@ function storyFacts(story) {
     URL: h("code", { class: "block" }, `${story.method} ${story.url}`),
   };
   return Object.entries(facts)
-    .filter(([, value]) => value !== "" && value !== 0) // there was none
-    .map(([name, value]) => {
-      const shown = value instanceof Node ? value : String(value);
-      return h("div", {}, h("dt", {}, name), h("dd", {}, shown));
-    });
+    .filter(([, value]) => value !== "" && value !== 0); // there was none
+}
+
+function makeFact([name, value]) {
+  const shown = h("dd", {}, value instanceof Node ? value : "");
+  return {
+    element: h("div", {}, h("dt", {}, name), shown),
+    update([, now]) {
+      if (!(now instanceof Node)) {
+        say(shown, now);
+      }
+    },
+  };
 }
 
 export function eventsView() {

@@ -72,6 +72,8 @@ export function longPanel(only = () => true) {
 
 function makeLong(worker) {
   const time = h("strong", { class: "number" });
+  const end = directButton("End it", () => endNow(worker));
+  end.setAttribute("aria-label", `End it: request ${worker.request_id}`);
   const element = h(
     "li",
     {},
@@ -83,7 +85,7 @@ function makeLong(worker) {
       ` · ${worker.request_class} · worker ${worker.id} · request `,
       h("a", { href: `#/request/${encodeURIComponent(worker.request_id)}` }, worker.request_id),
     ),
-    directButton("End it", () => endNow(worker)),
+    end,
   );
   return { element, update: (now) => say(time, span(running(now))) };
 }
