@@ -5,6 +5,7 @@ all that the daemon may spend (baseline.md). What a request means is `app.py`'s 
 """
 
 import fcntl
+import re
 import socket
 import struct
 import sys
@@ -37,6 +38,11 @@ _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-leng
 #: the limit.
 _DISCARD = 16
 _ABORT = struct.pack("ii", 1, 0)
+#: What a header cannot carry (RFC 9110 5.5 and 5.1): a line break would end the head early.
+_NOT_IN_VALUES = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Answers without a body, whatever QGIS wrote.
+_BODILESS = (204, 304)
 
 
 class Connection(HTTPMessageDelegate):
@@ -151,23 +157,27 @@ class Connection(HTTPMessageDelegate):
 
     def head(self, status: int, headers: Headers, body: bytes, length: int | None) -> int:
         self._answered = True
-        if (
-            status >= 500
-            and length == len(body)
-            and not body.lstrip().startswith((b"<", b"{", b"["))
+        whole = length == len(body)
+        if not 200 <= status <= 599 or (
+            status >= 500 and whole and not body.lstrip().startswith((b"<", b"{", b"["))
         ):
-            # QGIS's bare "Internal Server Error": say it in the protocol's form.
+            # QGIS's bare "Internal Server Error", or what is no status: in the protocol's form.
             error = InternalError("QGIS met an internal error")
             status, headers, body = errors.render(error, self.form, self.request_id)
             length = len(body)
-        if status == 200 and length == len(body) and self._has(headers):
-            status, body, length = 304, b"", None
+        if status == 200 and whole and self._has(headers):
+            status = 304
+        if status in _BODILESS:
+            body, length = b"", None
+        bodiless = self._head_only or status in _BODILESS
         self.status = status
         out = HTTPHeaders()
         for name, value in headers:
-            if name.lower() not in _NOT_FORWARDED:
-                # A line break in a value would end the head early; some plugins put one there.
-                out.add(name, value.replace("\r", " ").replace("\n", " "))
+            if name.lower() not in _NOT_FORWARDED and _TOKEN.fullmatch(name):
+                # As UTF-8, like QGIS itself; plugins put file names there, and line breaks.
+                if not value.isascii():
+                    value = value.encode("utf-8", "replace").decode("latin-1")
+                out.add(name, _NOT_IN_VALUES.sub(" ", value).strip())
         for name, value in self._app.common_headers(self):
             if name == "Vary":
                 out.add(name, value)
@@ -176,11 +186,11 @@ class Connection(HTTPMessageDelegate):
         if length is not None:
             out["Content-Length"] = str(length)
         start = ResponseStartLine("", status, responses.get(status, "Unknown"))
-        sent = 0 if self._head_only else len(body)
+        sent = 0 if bodiless else len(body)
         self._http.write_headers(start, out, body[:sent])
-        if status == 304 or length == len(body):
+        if whole:
             self._complete(sent)
-        elif self._head_only:
+        elif bodiless or length == len(body):
             # The rest would only be thrown away.
             exchange, self.exchange = self.exchange, None
             self._complete(0)

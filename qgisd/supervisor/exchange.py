@@ -198,8 +198,10 @@ class Exchange:
     def fail(self, error: RequestError) -> None:
         """No answer will come."""
         if not self._over:
-            self._sink.fail(error)
-            self._finish(outcome_of(error, self.job.attempts), str(error))
+            try:
+                self._sink.fail(error)
+            finally:
+                self._finish(outcome_of(error, self.job.attempts), str(error))
 
     def abort(self, reason: str) -> None:
         """No more of the answer will come."""

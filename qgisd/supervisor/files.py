@@ -85,6 +85,8 @@ class ProjectFiles:
                 await self._check_data()
             except OSError as error:
                 self._log.warning("cannot look at project files: %s", error)
+            except Exception:  # what fails once must not end the watch
+                self._log.exception("cannot mind the project files")
 
     async def _pin(self, name: str) -> bool:
         try:

@@ -311,6 +311,15 @@ class Pool(Views):
         except WireError as error:
             self._handle(e.WorkerConfused(worker, str(error)))
             return
+        try:
+            self._take(worker, message, body)
+        except Exception:
+            # A defect of ours costs this answer, and not those whose frames come after it.
+            self._log.exception("worker %d: cannot pass on its answer", worker)
+            if isinstance(message, (wire.Head, wire.Chunk, wire.End, wire.Broken)):
+                self._exchange(message.id, lambda exchange: exchange.abort("internal error"))
+
+    def _take(self, worker: int, message: wire.FromWorker, body: bytes) -> None:
         if not isinstance(message, wire.Chunk):
             self._hearing.take(wire.worker_token(worker))
         if isinstance(message, wire.Head):
@@ -400,12 +409,13 @@ class Pool(Views):
                 used, sampled = await self._loop.run_in_executor(
                     None, watchdog.look, self._tree.pids(), self._memory.total
                 )
+                self.measures.sampled(used, sampled.budget)
+                self._handle(sampled)
+                self._history.note(self._loop.time())
             except OSError as error:
                 self._log.warning("cannot look at the memory: %s", error)
-                continue
-            self.measures.sampled(used, sampled.budget)
-            self._handle(sampled)
-            self._history.note(self._loop.time())
+            except Exception:  # what fails once must not end the watch
+                self._log.exception("cannot mind the memory")
 
     def _request_id(self, job: int) -> str:
         told = self._exchanges.get(job) or self.recorder.stories.get(job)

@@ -137,6 +137,12 @@ class FakeBackend:
     def _do_echo(self, query: dict[str, str], body: bytes, answer: Answer) -> bytes:
         return body
 
+    def _do_head(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
+        head = int(query.get("status", "200")), [(query["name"], query["value"])]
+        if query.get("stream"):
+            answer.begin(*head)
+        answer.finish(*head, b"hello")
+
     def _do_chunks(self, query: dict[str, str], body: bytes, answer: Answer) -> None:
         answer.begin(200, [("Content-Type", "application/octet-stream")])
         for number in range(int(query.get("n", "3"))):

@@ -8,7 +8,14 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 import pytest
 
 from tests.process.tools import TRANSACTION, XML, Raw, path
-from tests.support import Daemon, eventually, free_port, start_daemon, write_fake_project
+from tests.support import (
+    Daemon,
+    Response,
+    eventually,
+    free_port,
+    start_daemon,
+    write_fake_project,
+)
 
 Start = Callable[..., Daemon]
 STRANGER = "trusted_proxies = []"
@@ -302,3 +309,55 @@ def test_head_reaches_qgis_as_get(daemon: Daemon) -> None:
     answer = daemon.request("HEAD", SHOW)
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["Content-Length"] == str(len(shown.body))
+
+
+# answers
+
+
+def headed(daemon: Daemon, **given: object) -> Response:
+    """What a client gets if a plugin answers with this header, and this status."""
+    return daemon.ows("a", do="head", **({"name": "X-Name", "value": "plain"} | given))
+
+
+@pytest.mark.parametrize(
+    ("value", "arrives"),
+    [
+        ("plain", b"plain"),
+        ("Änderung.pdf", "Änderung.pdf".encode()),
+        ("東京.pdf", "東京.pdf".encode()),
+        ("two\r\nlines", b"two  lines"),
+        ("a\x01b\x7f", b"a b"),
+        ("  spaced\t", b"spaced"),
+    ],
+)
+def test_a_header_of_an_answer_arrives_whatever_is_in_it(
+    daemon: Daemon, value: str, arrives: bytes
+) -> None:
+    answer = headed(daemon, value=value)
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert answer.headers["X-Name"].encode("latin-1") == arrives
+
+
+@pytest.mark.parametrize("name", ["X Name", "Ä", "a:b", "a\n"])
+def test_a_header_without_a_proper_name_is_left_out(daemon: Daemon, name: str) -> None:
+    answer = headed(daemon, name=name)
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert "plain" not in answer.headers.values()
+
+
+def test_an_answer_that_may_have_no_body_has_none(daemon: Daemon) -> None:
+    for status in (204, 304):
+        for stream in ("", "1"):
+            with Raw(daemon) as client:
+                client.get(path("a", do="head", name="A", value="b", status=status, stream=stream))
+                assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 %d " % status)
+                client.get("/healthz")
+                assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 "), "it goes on"
+
+
+@pytest.mark.parametrize("status", [0, 99, 100, 600])
+def test_a_status_that_is_none_is_an_internal_error(daemon: Daemon, status: int) -> None:
+    for stream in ("", "1"):
+        answer = headed(daemon, status=status, stream=stream)
+        assert answer.status == 500 and b"internal error" in answer.body
+    assert daemon.ows("a", do="text").body == b"hello"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from qgisd import wire
 from qgisd.errors import RequestError
 from qgisd.supervisor import events as e
 from qgisd.supervisor import watchdog
@@ -68,6 +69,10 @@ class Sink:
     def __init__(self, broken: bool) -> None:
         self.broken = broken
         self.failed: list[str] = []
+        self.aborted: list[str] = []
+
+    def head(self, status: int, headers: object, body: bytes, length: int | None) -> int:
+        raise RuntimeError("a defect")
 
     def fail(self, error: RequestError) -> None:
         if self.broken:
@@ -75,7 +80,7 @@ class Sink:
         self.failed.append(str(error))
 
     def abort(self, reason: str) -> None:
-        pass
+        self.aborted.append(reason)
 
     def told(self, story: object) -> None:
         pass
@@ -95,6 +100,21 @@ def test_what_fails_for_one_request_leaves_the_others_alone(
             ["no such project"],
         ]
         assert "cannot carry out Fail" in caplog.text
+        assert not pool._exchanges, "none is left to wait for ever"
+
+    run(tmp_path, test)
+
+
+def test_an_answer_that_cannot_be_passed_on_is_cut_and_the_next_frame_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(pool: Pool, gave_up: list[str]) -> None:
+        client = Sink(False)
+        number = pool.submit(ORDER, client).number  # type: ignore[arg-type]
+        monkeypatch.setattr(pool, "_current", lambda worker, job: pool._exchanges.get(job))
+        pool.on_frames(1, wire.encode(wire.Head(number, 200, [], True, 1.0)), b"hello")
+        assert client.aborted == ["internal error"] and not pool._exchanges
+        assert "a defect" in caplog.text
 
     run(tmp_path, test)
 
@@ -119,6 +139,8 @@ def test_memory_is_watched_on_after_a_look_that_failed(
         looks.append(total)
         if len(looks) == 1:
             raise OSError(errno.EMFILE, "Too many open files")
+        if len(looks) == 2:
+            raise RuntimeError("a defect")
         return {}, e.MemorySampled({}, {}, 2 << 30, total)
 
     monkeypatch.setattr(watchdog, "look", look)
@@ -127,6 +149,6 @@ def test_memory_is_watched_on_after_a_look_that_failed(
         pool.start([])
         while not pool._machine.over_budget:
             await asyncio.sleep(0)
-        assert "cannot look at the memory" in caplog.text
+        assert "cannot look at the memory" in caplog.text and "a defect" in caplog.text
 
     run(tmp_path, test, interval_s=0.01)
