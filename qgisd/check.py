@@ -133,6 +133,8 @@ def _plugins(pool: str, folder: Path) -> list[Finding]:
         return [Finding(False, f"pool {pool}: plugin folder {folder} is not there")]
     findings = []
     for plugin in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if plugin.name.startswith(".") or plugin.name == "__pycache__":
+            continue  # git's and Python's own
         metadata = plugin / "metadata.txt"
         what = f"pool {pool}: plugin {plugin.name}"
         if not metadata.exists():

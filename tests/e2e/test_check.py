@@ -80,7 +80,8 @@ def test_plugins_and_their_metadata(tmp_path: Path) -> None:
     for name, metadata in (("good", "[general]\nserver=True\n"), ("desk", "[general]\n")):
         (plugins / name).mkdir(parents=True)
         (plugins / name / "metadata.txt").write_text(metadata)
-    (plugins / "bare").mkdir()
+    for name in ("bare", ".git", "__pycache__"):
+        (plugins / name).mkdir()
     config = write(
         tmp_path,
         EXAMPLES,
@@ -91,6 +92,7 @@ def test_plugins_and_their_metadata(tmp_path: Path) -> None:
     assert "plugin good is for servers" in done.stdout
     assert "plugin desk is not for servers" in done.stdout
     assert "FAIL pool default: plugin bare has no metadata.txt" in done.stdout
+    assert ".git" not in done.stdout and "__pycache__" not in done.stdout
     assert "FAIL pool default: the required plugin missing is not below" in done.stdout
     assert "required plugin good" not in done.stdout
 
