@@ -334,7 +334,7 @@ def test_of_two_that_are_called_the_same_none_stays_behind(page: Browser) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_inaccessible(page: Browser, scheme: str) -> None:
+def test_nothing_is_inaccessible(page: Browser, qgisd: Daemon, scheme: str) -> None:
     page.prefer(scheme)
     live(page)
     page.sees("world.qgs", "main")
@@ -355,9 +355,15 @@ def test_nothing_is_inaccessible(page: Browser, scheme: str) -> None:
     with_map(page, "world.qgs")
     page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert problems() == []
-    for fragment in ("#/events", "#/slowlog", "#/requests"):
+    number = qgisd.ows("world", LAYERS="countries", **MAP).headers["X-Request-Id"]
+    for fragment, words in (
+        ("#/events", "What happened"),
+        ("#/slowlog", "Requests that are or were slow"),
+        ("#/requests", "Requests under way"),
+        (f"#/request/{number}", "Took in all"),
+    ):
         page.go(fragment)
-        eventually(lambda: page.text("h1"))
+        page.sees(words, "main")
         assert problems() == []
 
 
