@@ -229,10 +229,10 @@ class Generations(Dispatch):
         project = self.projects.get(key)
         if project is None or project.coming is None or project.coming.number != number:
             return
-        if self.now - project.coming.since < self.limits.load_timeout_s:
+        due = project.coming.since + self.limits.load_timeout_s
+        if self.now < due:
             # Beside workers that are never at rest it would not end at all.
             self._out.append(e.HurrySnapshot(key, number))
-            due = project.coming.since + self.limits.load_timeout_s
             self.timers.set(("load", key, number), due)
         else:
             message = f"not loaded within load_timeout_s = {self.limits.load_timeout_s:g}"

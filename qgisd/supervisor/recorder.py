@@ -7,7 +7,7 @@ Bounded in number and size. Nothing here decides anything; `ctl slowlog` and
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qgisd.log import redact
 from qgisd.supervisor.exchange import Exchange, Order
@@ -107,6 +107,8 @@ class Recorder:
 
     def sent(self, worker: int, order: Order) -> None:
         """A request goes to a worker."""
+        if len(order.body) > _BODY:  # ten bodies of http.max_body for each worker add up
+            order = replace(order, body=order.body[:_BODY])
         self._last.setdefault(worker, deque(maxlen=_PER_WORKER)).append(order)
 
     def autopsy(self, worker: int, stack: str) -> None:
@@ -126,13 +128,13 @@ class Recorder:
             self.crashes[project] = Crash(time.time(), worker, reason.value, detail, seen, stack)
         if reason is Reason.DEADLINE or (reason is Reason.OPERATOR and job):
             last = orders[-1]
-            outcome, seconds = "killed at its deadline", last.timeout_s
-            if reason is Reason.OPERATOR:
-                outcome = "killed by an operator"
-                seconds = self.stories[job].total_ms / 1000 if job in self.stories else 0.0
+            whose = "by an operator" if reason is Reason.OPERATOR else "at its deadline"
+            # A stream ends at a deadline of its own.
+            story = self.stories.get(job)
+            seconds = last.timeout_s if story is None else story.total_ms / 1000
             killed = Slow(
                 time.time(), last.request_id, project, last.cls.value, redact(last.url),
-                round(seconds, 3), outcome, worker, stack,
+                round(seconds, 3), f"killed {whose}", worker, stack,
             )  # fmt: skip
             place = self._place(killed)
             if place is None:

@@ -215,3 +215,17 @@ def test_a_load_in_the_background_is_hurried_in_time_and_may_still_take_too_long
     world.wait(2)
     assert len(world.heard(e.HurrySnapshot)) == 1
     assert "not loaded within load_timeout_s = 100" in world.project("p").error
+
+
+def test_a_load_ends_at_its_deadline_where_sums_of_times_are_not_exact() -> None:
+    since = next(n / 10 for n in range(10_000, 20_000) if n / 10 + 100 - n / 10 < 100)
+    world = World(load_timeout_s=100)
+    world.now = since
+    world.start()
+    world.serve("p")
+    world.tell(e.ReloadOrdered("p"))
+    coming = world.project("p").coming
+    assert coming is not None and coming.since == since
+    world.wait(100)
+    assert len(world.heard(e.HurrySnapshot)) == 1
+    assert "not loaded within" in world.project("p").error

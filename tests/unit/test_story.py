@@ -315,6 +315,16 @@ def test_a_request_that_is_kept_lets_nobody_in() -> None:
     assert ("User-Agent", "QGIS: 3") in seen.headers
 
 
+def test_of_a_large_body_only_the_beginning_is_kept_until_the_worker_ends() -> None:
+    kept = Recorder(SLOW, lambda slow: None)
+    asked = Order(REF, "POST", "http://h/", [], b"x" * (1 << 20), RequestClass.MAP, True, 20.0, "i")
+    kept.sent(1, asked)
+    (held,) = kept._last[1]
+    assert held.body == b"x" * (16 << 10) and held.request_id == "i"
+    kept.ended(1, A, Reason.CRASH, "signal 11", 1)
+    assert kept.crashes[A].requests[0].body == "x" * (16 << 10)
+
+
 # what is slow
 
 
