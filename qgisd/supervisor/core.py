@@ -24,6 +24,8 @@ class Core:
     #: PSS of the pool at the last sample, and what it may have; bytes, 0 until then.
     memory = 0
     memory_limit = 0
+    #: Seconds between the last two samples.
+    sampled_every = 0.0
 
     def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
         self.limits = limits

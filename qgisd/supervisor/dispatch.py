@@ -57,6 +57,20 @@ class Dispatch(Core):
     def _cost(self, key: str, cls: RequestClass) -> float:
         return self.projects[key].cost.get(cls, policy.DEFAULT_COST_S)
 
+    def _retry_after(self, project: Project) -> int:
+        """Seconds after which what waits now should be worked off.
+
+        That of the project by as many workers as it may have, and all by all of them; a load that
+        is under way takes as long again as it has, as nothing else is known of it.
+        """
+        work = self.queue.work(self._cost)
+        wait = max(
+            work.get(project.key, 0.0) / project.cap, sum(work.values()) / self.limits.workers
+        )
+        if project.serving is None and project.coming is not None:
+            wait += self.now - project.coming.since
+        return policy.retry_after(wait)
+
     def _may_run(self, key: str, cls: RequestClass) -> bool:
         if cls is not RequestClass.PRINT:
             return True

@@ -94,7 +94,9 @@ class Loads(Outdated):
                 return ProjectUnusable("the project cannot be loaded")
             project.path, project.version = ref.path, ref.version
         if project.serving is None and project.coming is None and self.over_budget:
-            return Unavailable("no memory to load another project", retry_after=30)
+            # One sample ends idle workers, the next evicts a snapshot (pressure.py).
+            soon = policy.retry_after(2 * self.sampled_every)
+            return Unavailable("no memory to load another project", soon)
         if job.depth == MOST_DEPTH and project.serving is None:
             # Its load may itself be what waits for this answer: projects that draw each other.
             return LoopDetected("a project in a chain that draws each other is not loaded")

@@ -105,9 +105,7 @@ class Machine(Interventions):
             except Unavailable as full:
                 if project.breaker is not None:
                     project.breaker.abandoned(job.id)
-                waiting = self.queue.waiting(ref.key) or self.queue.length
-                cost = project.cost.get(job.cls, policy.DEFAULT_COST_S)
-                full.retry_after = policy.retry_after(waiting, cost, project.cap)
+                full.retry_after = self._retry_after(project)
                 refusal = full
         if refusal is not None:
             project.counters.errors += 1
@@ -163,6 +161,9 @@ class Machine(Interventions):
             self._fail(job, DeadlineExceeded(f"ended after {seconds:.1f} s without an answer"))
         else:
             self._abort(job, f"no progress for {self.limits.stream_timeout_s:g} s")
+        if not job.abandoned:
+            # Not with its exit, before which it is examined: no other probe may pass meanwhile.
+            self._count_failure(self.projects[job.project], reason, job.id)
         self._kill(worker, reason)
 
     def _learn_cost(self, project: Project, job: Job) -> None:
@@ -171,14 +172,10 @@ class Machine(Interventions):
 
     def _waited_too_long(self, job: Job) -> RequestError:
         project = self.projects[job.project]
+        wait = self._retry_after(project)
         if project.serving is None:
-            return Unavailable("the project is still loading", retry_after=10)
-        waiting = self.queue.waiting(job.project) + 1
-        cost = project.cost.get(job.cls, policy.DEFAULT_COST_S)
-        return Unavailable(
-            f"waited {self.now - job.arrived:.1f} s for a worker",
-            policy.retry_after(waiting, cost, project.cap),
-        )
+            return Unavailable("the project is still loading", wait)
+        return Unavailable(f"waited {self.now - job.arrived:.1f} s for a worker", wait)
 
     def _fail(self, job: Job, error: RequestError) -> None:
         if not job.abandoned:

@@ -51,9 +51,9 @@ def moving_average(known: float | None, measured: float) -> float:
     return measured if known is None else known + _NEWEST * (measured - known)
 
 
-def retry_after(queued: int, cost_s: float, workers: int) -> int:
-    """Whole seconds until a queue of `queued` is worked off by `workers`; 1 to 60."""
-    return max(1, min(60, math.ceil(queued * cost_s / max(1, workers))))
+def retry_after(seconds: float) -> int:
+    """What Retry-After says of so long a wait: whole seconds, 1 to 60."""
+    return max(1, min(60, math.ceil(seconds)))
 
 
 #: Providers whose source may be down now and up again later, while the project file is the same.

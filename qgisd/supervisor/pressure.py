@@ -13,6 +13,8 @@ from qgisd.supervisor.model import Project, Worker
 from qgisd.supervisor.states import WORKER, WorkerState, advance
 from qgisd.words import Mode, NoteKind, Reason
 
+#: What may take memory and has not been told to end.
+_AT_WORK = (WorkerState.STARTING, WorkerState.BUSY, WorkerState.RETIRING)
 #: Samples between two kills for the pool's sake: memory takes a while to come back.
 KILL_PAUSE = 3
 
@@ -21,6 +23,7 @@ class Pressure(Loads):
     """Base of `machine.Machine`: see there."""
 
     _samples_since_kill = KILL_PAUSE
+    _sampled_at = 0.0
 
     def _on_memory_sampled(self, event: e.MemorySampled) -> None:
         for number, private in event.workers.items():
@@ -59,6 +62,8 @@ class Pressure(Loads):
 
     def _mind_pool(self, pss: int, budget: int) -> None:
         self.memory, self.memory_limit = pss, budget
+        self.sampled_every = self.now - self._sampled_at if self._sampled_at else 0.0
+        self._sampled_at = self.now
         self._samples_since_kill += 1
         was, self.over_budget = self.over_budget, pss > budget
         if self.over_budget != was:
@@ -76,7 +81,8 @@ class Pressure(Loads):
             self._unload(victim, Reason.EVICTED)
             self._maybe_forget(victim)
             return
-        workers = [worker for worker in self.workers.values() if worker.live]
+        # Not those at rest: each is the spare of a pinned project, which would be forked again.
+        workers = [worker for worker in self.workers.values() if worker.state in _AT_WORK]
         if workers and self._samples_since_kill > KILL_PAUSE:
             self._samples_since_kill = 0
             largest = max(workers, key=lambda worker: worker.private)

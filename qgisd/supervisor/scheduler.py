@@ -58,6 +58,10 @@ class ProjectQueue:
         self.length -= 1
         return True
 
+    def work(self, cost: Callable[[RequestClass], float]) -> float:
+        """Seconds that one worker needs for all of it."""
+        return sum(len(line) * cost(cls) for cls, line in self._lines.items())
+
     def __iter__(self) -> Iterator[Job]:
         for line in self._lines.values():
             yield from line
@@ -96,6 +100,10 @@ class Scheduler:
         """How many requests of a project wait."""
         queue = self._queues.get(project)
         return queue.length if queue else 0
+
+    def work(self, cost: Callable[[str, RequestClass], float]) -> dict[str, float]:
+        """Seconds that one worker needs for what waits, by project. cost: as of `take`."""
+        return {key: queue.work(partial(cost, key)) for key, queue in self._queues.items()}
 
     def projects(self) -> list[str]:
         """Projects with something waiting, next turn first."""
@@ -184,6 +192,14 @@ class Queues:
     def waiting(self, project: str) -> int:
         """How many requests of a project wait."""
         return sum(level.waiting(project) for level in self._levels)
+
+    def work(self, cost: Callable[[str, RequestClass], float]) -> dict[str, float]:
+        """See Scheduler.work."""
+        found: dict[str, float] = {}
+        for level in self._levels:
+            for key, seconds in level.work(cost).items():
+                found[key] = found.get(key, 0.0) + seconds
+        return found
 
     def depth(self, project: str) -> int:
         """Of the deepest request of a project that waits; 0 if none does."""

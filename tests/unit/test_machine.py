@@ -150,12 +150,12 @@ def test_a_load_that_hangs_is_ended_by_its_deadline() -> None:
 
 def test_a_request_that_waits_too_long_for_a_load_is_told_to_come_back() -> None:
     w = world()
-    job = w.arrive(A, timeout_s=5.0)
+    job = w.arrive(A, timeout_s=7.0)
     w.snapshot_forked((A, w.project(A).newest))
-    w.wait(5.1)
+    w.wait(7.1)
     error = error_of(w, job)
     assert isinstance(error, Unavailable) and "loading" in str(error)
-    assert error.retry_after == 10
+    assert error.retry_after == 7, "it may take as long again as it has"
     w.settle()
     assert w.project(A).serving is not None, "the load goes on for the next one"
 
@@ -218,6 +218,24 @@ def test_a_full_project_queue_refuses_and_says_when_to_come_back() -> None:
     assert isinstance(error, Unavailable) and error.retry_after == 1
     w.settle(answering=True)
     assert [w.clients[job].ends for job in jobs] == [["done"], ["done"], ["fail"]]
+
+
+def test_how_long_to_wait_is_told_by_what_waits_and_who_works_on_it() -> None:
+    w = world(workers=4, project_workers=2, project_queue=5, queue=8)
+    for key in (A, B):
+        w.serve(key)
+    for key, cls, seconds in ((A, RequestClass.PRINT, 8.0), (B, RequestClass.MAP, 2.0)):
+        w.project(key).cost[cls] = seconds
+    busy_jobs(w, A, 2)
+    busy_jobs(w, B, 2)
+    prints = [w.arrive(A, RequestClass.PRINT, timeout_s=99.0) for _ in range(5)]
+    cheap = error_of(w, w.arrive(A, RequestClass.LEGEND))
+    assert cheap.retry_after == 20, "five prints of 8 s, by the two workers of the project"
+    for _ in range(3):
+        w.arrive(B)
+    full = error_of(w, w.arrive(B))
+    assert full.retry_after == 12, "those and three maps of 2 s, by the four of the pool"
+    assert not any(w.clients[job].ends for job in prints)
 
 
 def test_a_full_pool_queue_refuses_other_projects_too() -> None:
@@ -1195,6 +1213,47 @@ def test_a_pool_over_its_memory_ends_idle_workers_then_evicts_then_refuses_loads
     assert w.clients[job].ends == ["done"]
 
 
+def test_who_is_refused_for_want_of_memory_may_come_back_after_two_looks() -> None:
+    w = world()
+    sample(w, {}, pool=1000)
+    w.wait(7.0)
+    sample(w, {}, pool=5000)
+    assert error_of(w, w.arrive(A)).retry_after == 14
+
+
+def test_the_largest_worker_is_killed_though_it_is_to_end_after_its_request() -> None:
+    w = world()
+    w.serve(A)
+    small, large = busy_jobs(w, A, 2)
+    sizes = {w.worker_of(small): 100, w.worker_of(large): 700}
+    sample(w, sizes, pool=5000)
+    assert w.heard(e.KillWorker) == [e.KillWorker(w.worker_of(large), Reason.EVICTED)]
+
+
+def test_a_spare_worker_is_not_killed_and_forked_again_in_a_circle() -> None:
+    """It is all there is to kill; what is over the memory is what must stay."""
+    w = world()
+    w.tell(e.LoadOrdered(ref(A), pin=True))
+    w.settle()
+    forks = len(w.heard(e.ForkWorker))
+    for _ in range(20):
+        sample(w, dict.fromkeys(w.machine.workers, 10), pool=5000)
+        w.settle()
+    assert w.heard(e.KillWorker) == [] and len(w.heard(e.ForkWorker)) == forks
+
+
+def test_kills_for_the_sake_of_the_pool_leave_it_time() -> None:
+    w = world()
+    w.serve(A)
+    busy_jobs(w, A, 3)
+    killed = []
+    for _ in range(9):
+        sample(w, dict.fromkeys(w.machine.workers, 10), pool=5000)
+        killed.append(len(w.heard(e.KillWorker)))
+        w.settle()
+    assert killed == [1, 1, 1, 1, 2, 2, 2, 2, 3]
+
+
 def test_a_pinned_project_is_not_evicted() -> None:
     w = world()
     w.tell(e.LoadOrdered(ref(A), pin=True))
@@ -1252,6 +1311,23 @@ def test_a_project_that_fails_again_and_again_is_refused_for_a_while() -> None:
     job = w.arrive(A)
     w.settle(answering=True)
     assert w.clients[job].ends == ["done"]
+
+
+def test_a_probe_that_hangs_lets_no_other_pass_while_its_worker_is_examined() -> None:
+    w = world(breaker_failures=1, breaker_pause_s=10.0)
+    w.serve(A)
+    w.arrive(A, timeout_s=2.0)
+    w.wait(2.1)
+    assert isinstance(error_of(w, w.arrive(A)), Unavailable), "open before the worker has gone"
+    w.wait(10.1)
+    w.settle()
+    probe = w.arrive(A, timeout_s=2.0)
+    w.settle()
+    assert w.worker_of(probe)
+    w.wait(2.1)
+    assert error_of(w, w.arrive(A)).retry_after == 20
+    w.settle()
+    assert error_of(w, w.arrive(A)).retry_after == 20, "its exit does not count once more"
 
 
 def test_another_file_closes_the_breaker() -> None:

@@ -42,13 +42,10 @@ def test_an_average_follows_what_is_measured_now() -> None:
 
 
 @pytest.mark.parametrize(
-    ("queued", "cost", "workers", "seconds"),
-    [(0, 1.0, 4, 1), (10, 1.0, 4, 3), (10_000, 1.0, 4, 60), (10, 1.0, 0, 10), (5, 0.001, 1, 1)],
+    ("wait", "seconds"), [(0.0, 1), (0.004, 1), (2.5, 3), (3.0, 3), (60.1, 60), (10_000.0, 60)]
 )
-def test_retry_after_is_the_time_the_queue_takes_between_1_and_60(
-    queued: int, cost: float, workers: int, seconds: int
-) -> None:
-    assert policy.retry_after(queued, cost, workers) == seconds
+def test_retry_after_is_in_whole_seconds_between_1_and_60(wait: float, seconds: int) -> None:
+    assert policy.retry_after(wait) == seconds
 
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 1), (2, 1), (4, 3), (16, 15)])
