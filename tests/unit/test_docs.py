@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from qgisd.config import Config
+from qgisd.http.api import ROUTES
 from qgisd.verbs import control
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "docs_configuration.py"
@@ -56,3 +57,11 @@ def test_verbs_that_are_told_of_exist() -> None:
     }
     assert len(told) > 20
     assert {(page, verb) for page, verb in told if verb not in control.commands} == set()
+
+
+def test_paths_of_the_api_that_are_told_of_exist() -> None:
+    page = (SCRIPT.parents[1] / "docs" / "api.md").read_text()
+    told = set(re.findall(r"\$ADMIN(/[\w%./-]*)", page))
+    assert len(told) > 12
+    served = [re.sub(r"\{\w+\}", "[^/]+", template) for template, _ in ROUTES]
+    assert [path for path in told if not any(re.fullmatch(one, path) for one in served)] == []
