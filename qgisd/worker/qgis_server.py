@@ -3,6 +3,7 @@
 API used: QgsServer.handleRequest(request, response, project), QGIS 3.22 and later.
 """
 
+import math
 import os
 import sys
 import traceback
@@ -11,7 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from qgis.core import Qgis, QgsApplication, QgsNetworkAccessManager, QgsProject
+from qgis.core import Qgis, QgsApplication, QgsNetworkAccessManager, QgsProject, QgsSettings
 from qgis.PyQt.QtCore import QCoreApplication, QThreadPool
 from qgis.server import (
     QgsBufferServerRequest,
@@ -64,7 +65,10 @@ class QgisBackend:
         sys.excepthook = self._on_exception
         self._application = QgsApplication([], False, "", "server")
         self._server = QgsServer()
-        QgsNetworkAccessManager.setTimeout(round(self._settings.network_timeout_s * 1000))
+        seconds = self._settings.network_timeout_s
+        QgsNetworkAccessManager.setTimeout(round(seconds * 1000))
+        # QGIS tells libpq a connect_timeout of its own, 30 s, over PGCONNECT_TIMEOUT.
+        QgsSettings().setValue("providers/PostgreSQL/default_timeout", math.ceil(seconds))
         nesting.mark(1)
         interface = self._server.serverInterface()
         registry = interface.serviceRegistry()
