@@ -323,15 +323,19 @@ def test_reloads_leave_no_descriptors_behind(daemons: Start, fake_roots: Path) -
     daemon = daemons(fake_roots)
     daemon.ows("a", do="text")
 
-    def reload() -> int:
+    def reload() -> None:
         assert all(row["ok"] for row in daemon.api("POST", "/api/v1/reload"))
         eventually(lambda: len(daemon.pids()) == 3)
+
+    def descriptors() -> int:
         return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
 
-    before = reload()
+    reload()
+    before = descriptors()
     for _ in range(6):
-        after = reload()
-    assert after <= before + 1
+        reload()
+    # Some are open for a moment, as for a look at the memory.
+    eventually(lambda: descriptors() <= before + 1)
 
 
 def test_a_reload_whose_zygote_is_killed_comes_to_an_end(daemons: Start, fake_roots: Path) -> None:
