@@ -80,7 +80,7 @@ METRICS = (
     _gauge("queue_length", "Requests that wait for a worker or a load.", "pool"),
     _gauge(
         "requests_slow",
-        "Requests that wait or run, and have for longer than pool.slow_s.",
+        "Requests that wait or run, and have for longer than slow_s or class_slow_s.",
         "pool",
         "class",
     ),
@@ -170,7 +170,7 @@ METRICS = (
     _gauge("project_queue_length", "Requests that wait.", "pool", "project"),
     _gauge(
         "project_requests_slow",
-        "Requests that wait or run, and have for longer than pool.slow_s.",
+        "Requests that wait or run, and have for longer than slow_s or class_slow_s.",
         "pool",
         "project",
     ),
