@@ -249,7 +249,7 @@ class PublicApp(HTTPServerConnectionDelegate):
             if connection in self._open:
                 self._order_ows(connection, route, project, request)
 
-        self._spawn(connection, read_aside())
+        self._spawn(connection, read_aside(), route.timeout_s("", RequestClass.FEATURE))
 
     def _read_ows(
         self, method: str, query: str, content_type: str, body: bytes, trusted: bool
@@ -386,14 +386,23 @@ class PublicApp(HTTPServerConnectionDelegate):
             if connection in self._open:
                 submit(found)
 
-        self._spawn(connection, resolve())
+        self._spawn(connection, resolve(), route.timeout_s(name, cls))
 
-    def _spawn(self, connection: Connection, work: Coroutine[None, None, None]) -> None:
-        """Go on with a request beside the loop's other work; its errors are its answer."""
+    def _spawn(
+        self, connection: Connection, work: Coroutine[None, None, None], limit: float
+    ) -> None:
+        """Go on with a request beside the loop's other work; its errors are its answer.
+
+        limit: seconds. Nobody has a deadline for it yet, and a folder on a network may stall.
+        """
 
         async def guarded() -> None:
             try:
-                await work
+                await asyncio.wait_for(work, limit)
+            except asyncio.TimeoutError:
+                if connection in self._open:
+                    message = f"the project was not looked up within {limit:g} s"
+                    connection.fail(errors.DeadlineExceeded(message))
             except errors.RequestError as error:
                 if connection in self._open:
                     connection.fail(error)
