@@ -174,7 +174,7 @@ class Daemon:
             Buffering(http.buffer, http.spool, None, http.client_timeout_s),
             pool.projects.check_interval_s,
             pool.restart_file,
-            MemoryBudget(pool.memory, pool.memory_interval_s),
+            MemoryBudget(pool.memory, pool.memory_interval_s, share_of(pool, self._config)),
             pool.cache,
             {cls: pool.class_slow_s.get(cls, pool.slow_s) for cls in RequestClass},
             pool.native_stacks,
@@ -330,6 +330,11 @@ def limits_of(pool: Pool) -> Limits:
         # Longer than from one look to the next: nothing changed between two.
         data_settle_s=pool.projects.check_interval_s * 1.5,
     )
+
+
+def share_of(pool: Pool, config: Config) -> float:
+    """Of the cgroup's memory, by what each pool is configured to have."""
+    return pool.memory / max(1, sum(other.memory for other in config.all_pools().values()))
 
 
 def timeout_of(pool: Pool, project: str, cls: RequestClass) -> float:

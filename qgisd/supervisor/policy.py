@@ -87,10 +87,10 @@ def snapshot_value(rate: float, unused_s: float, load_s: float, size: int) -> fl
     return likely * load_s / max(1, size >> 20)
 
 
-def effective_budget(configured: int, cgroup: int | None) -> int:
-    """Bytes a pool may have: its own limit, and no more than nine tenths of the cgroup's, as
-    reaching that one gets a process killed that we did not choose."""
-    return configured if cgroup is None else min(configured, cgroup * 9 // 10)
+def effective_budget(configured: int, cgroup: int | None, share: float = 1.0) -> int:
+    """Bytes a pool may have: its own limit, and no more than its share of nine tenths of the
+    cgroup's, as reaching that one gets a process killed that we did not choose."""
+    return configured if cgroup is None else min(configured, int(cgroup * 9 // 10 * share))
 
 
 def project_limits(key: str, limits: Limits) -> tuple[int, int]:

@@ -42,6 +42,8 @@ class MemoryBudget:
 
     total: int
     interval_s: float
+    #: Of what the cgroup allows all pools together.
+    share: float = 1.0
 
 
 class Pool(Views):
@@ -407,7 +409,11 @@ class Pool(Views):
             await asyncio.sleep(self._memory.interval_s)
             try:
                 used, sampled = await self._loop.run_in_executor(
-                    None, watchdog.look, self._tree.pids(), self._memory.total
+                    None,
+                    watchdog.look,
+                    self._tree.pids(),
+                    self._memory.total,
+                    self._memory.share,
                 )
                 self.measures.sampled(used, sampled.budget)
                 self._handle(sampled)

@@ -89,14 +89,16 @@ def _limits_above(root: Path, path: str, names: tuple[str, ...]) -> list[int]:
         folder = folder.parent
 
 
-def look(pids: Mapping[str, int], total: int) -> tuple[dict[str, tuple[int, int]], MemorySampled]:
+def look(
+    pids: Mapping[str, int], total: int, share: float
+) -> tuple[dict[str, tuple[int, int]], MemorySampled]:
     """Token → private bytes and PSS of all processes of a pool, and what the machine is told.
 
-    total: PSS that they may have together; less if the cgroup's limit is lower.
+    total: PSS that they may have together; less if their share of the cgroup's limit is lower.
     """
     used = measure(pids)
     workers, snapshots = by_kind(used)
     pss = sum(usage.pss for usage in used.values())
-    budget = policy.effective_budget(total, cgroup_limit())
+    budget = policy.effective_budget(total, cgroup_limit(), share)
     figures = {token: (usage.private, usage.pss) for token, usage in used.items()}
     return figures, MemorySampled(workers, snapshots, pss, budget)

@@ -135,7 +135,9 @@ def test_memory_is_watched_on_after_a_look_that_failed(
 ) -> None:
     looks = []
 
-    def look(pids: object, total: int) -> tuple[dict[str, tuple[int, int]], e.MemorySampled]:
+    def look(
+        pids: object, total: int, share: float
+    ) -> tuple[dict[str, tuple[int, int]], e.MemorySampled]:
         looks.append(total)
         if len(looks) == 1:
             raise OSError(errno.EMFILE, "Too many open files")

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qgisd.config import Config, Pool
+from qgisd.daemon import share_of
 from qgisd.supervisor import policy
 
 
@@ -75,6 +77,17 @@ def test_a_pool_stays_within_its_own_limit_and_nine_tenths_of_the_cgroup(
     configured: int, cgroup: int | None, budget: int
 ) -> None:
     assert policy.effective_budget(configured, cgroup) == budget
+
+
+def test_all_pools_together_stay_within_the_cgroup() -> None:
+    config = Config(pools={"a": Pool(memory="3GiB"), "b": Pool(memory="1GiB", route="/b")})  # type: ignore[arg-type]
+    cgroup = 2 << 30
+    budgets = [
+        policy.effective_budget(pool.memory, cgroup, share_of(pool, config))
+        for pool in config.all_pools().values()
+    ]
+    assert budgets == [cgroup * 9 // 10 * 3 // 4, cgroup * 9 // 10 // 4]
+    assert share_of(Pool(), Config()) == 1
 
 
 def test_a_worker_without_a_limit_of_requests_is_never_done() -> None:
