@@ -1,6 +1,7 @@
 """How the daemon itself is: whether its loop turns, and whether it runs out of descriptors."""
 
 import asyncio
+import itertools
 import logging
 import os
 import resource
@@ -16,6 +17,10 @@ _TICK_S = 0.1
 _WORTH_SAYING_S = 0.25
 #: Ticks remembered: a minute.
 _REMEMBERED = 600
+#: Ticks from one look at folder and descriptors to the next.
+_LOOK_EVERY = 10
+#: Share of the descriptors that may be in use before that is worth a line in the log.
+_MANY = 0.9
 
 
 class Health:
@@ -25,17 +30,39 @@ class Health:
         self._folder = folder
         self._listeners = listeners
         self._lags: deque[float] = deque(maxlen=_REMEMBERED)
+        self._complaints: set[str] = set()
 
     async def watch(self) -> None:
         """Runs as long as the daemon."""
         loop = asyncio.get_running_loop()
-        while True:
+        for tick in itertools.count():
+            if tick % _LOOK_EVERY == 0:
+                self._look()
             due = loop.time() + _TICK_S
             await asyncio.sleep(_TICK_S)
             lag = loop.time() - due
             self._lags.append(lag)
             if lag > _WORTH_SAYING_S:
                 _log.warning("the event loop was held up for %.0f ms", lag * 1000)
+
+    def _look(self) -> None:
+        """Say once what is wrong, and again if it is so once more."""
+        complaints = set()
+        if not self._folder.is_dir():
+            complaints.add(
+                f"{self._folder} is gone, no worker can connect: start qgisd anew, and keep what "
+                "cleans up away from daemon.runtime_dir"
+            )
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            used = len(os.listdir("/proc/self/fd"))
+        except OSError:
+            used = limit  # there is none to count them by
+        if used > _MANY * limit:
+            complaints.add(f"over {_MANY:.0%} of {limit} descriptors are in use: raise LimitNOFILE")
+        for complaint in complaints - self._complaints:
+            _log.error("%s", complaint)
+        self._complaints = complaints
 
     def report(self) -> dict[str, object]:
         """Lag of the loop in the last minute, descriptors, connections that wait to be accepted,

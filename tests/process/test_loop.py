@@ -1,10 +1,14 @@
 """Nothing holds up the daemon's loop: asyncio's own debug mode tells of callbacks over 100 ms."""
 
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support import Daemon, write_fake_project
+import pytest
+
+from qgisd.health import Health
+from tests.support import Daemon, eventually, write_fake_project
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -63,3 +67,31 @@ def test_a_form_too_long_to_be_a_url_is_refused(
     answer = daemon.request("POST", "/ows/", body=body, headers=FORM)
     assert answer.status == 413 and b"a form has at most" in answer.body
     assert daemon.ows("a", do="text").status == 200
+
+
+def test_a_socket_folder_that_somebody_cleans_away_is_told(
+    daemons: Callable[..., Daemon], fake_roots: Path
+) -> None:
+    daemon = daemons(fake_roots)
+    assert daemon.ows("a", do="text").status == 200
+    (folder,) = [
+        path for path in daemon.folder.rglob("workers") if (path / "workers.sock").exists()
+    ]
+    kept = folder.rename(folder.with_name("away"))
+    eventually(lambda: f"{folder} is gone, no worker can connect" in daemon.log())
+    assert daemon.api("GET", "/api/v1/health")["socket_folder"] is False
+    kept.rename(folder)
+    eventually(lambda: daemon.api("GET", "/api/v1/health")["socket_folder"])
+
+
+def test_descriptors_that_run_out_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (4, 4))
+    health = Health(tmp_path, [])
+    for _ in range(3):
+        health._look()
+    assert caplog.text.count("of 4 descriptors are in use") == 1
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 20, 1 << 20))
+    health._look()
+    assert "1048576" not in caplog.text
