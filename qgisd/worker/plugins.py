@@ -14,19 +14,22 @@ import configparser
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import qgis.utils
-from qgis.server import QgsServerInterface
+from qgis.server import QgsServerFilter, QgsServerInterface
 
 from qgisd import wire
 from qgisd.words import PluginState
 from qgisd.worker import fork, py_qgis_server
 from qgisd.worker.backend import LoadError
 
+#: What a filter overrides to see an answer (QgsServerFilter; the names with "on" since 3.24).
+_SEE = {"sendResponse", "onSendResponse", "responseComplete", "onResponseComplete"}
 #: Characters of an error that are kept.
 _MOST = 500
 
@@ -185,3 +188,17 @@ def _look_at(file: Path) -> _Found:
     except (configparser.Error, ValueError, OSError) as error:
         problem = f"its metadata.txt cannot be read: {type(error).__name__}"
     return _Found(file.parent, parser, problem)
+
+
+def see_answers(filters: Mapping[int, Iterable[Any]]) -> bool:
+    """Whether some filter of a plugin looks at answers: each part of one is to be seen by it, once.
+
+    filters: QgsServerInterface.filters(). QGIS has one of its own among them, of the landing page,
+    which looks at requests only.
+    """
+    return any(
+        not _SEE.isdisjoint(vars(kind))
+        for some in filters.values()
+        for one in some
+        for kind in type(one).__mro__[: -len(QgsServerFilter.__mro__)]
+    )

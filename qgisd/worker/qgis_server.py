@@ -157,7 +157,7 @@ class QgisBackend:
             dict(request.headers),
             body or None,
         )
-        filtered = bool(self._server.serverInterface().filters())
+        filtered = plugins.see_answers(self._server.serverInterface().filters())
         response = self._response = _Response(answer, filtered)
         nesting.enter(request.headers)
         try:
@@ -190,8 +190,8 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
 
     QGIS calls flush() once per feature. A message for each is what makes the predecessor 13
     times slower, and even a look at the buffer for each costs, so most calls only count.
-    Where there are filters each call takes what is there, as theirs (sendResponse) are to see
-    each part once.
+    Where a plugin's filter looks at answers each call takes what is there, as it is to see each
+    part once.
     """
 
     #: Bytes gathered before a piece is sent.
@@ -207,6 +207,8 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
         self._begun = False
         self._calls = 0
         self._look_at = 1
+        #: Kept, as sip takes 6 µs to wrap it anew, 30 ms for 5,000 features.
+        self._buffer = self.io()
         #: Why the answer cannot be completed; "" while it can.
         self.broken = ""
 
@@ -220,7 +222,7 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
         self._calls += 1
         if self._calls < self._look_at:
             return
-        size = self.io().pos()
+        size = self._buffer.pos()
         if size >= self.PIECE:
             self._send(self._take())
             self._calls, size = 0, 0
@@ -276,7 +278,7 @@ class _Response(QgsBufferServerResponse):  # type: ignore[misc]
         return data
 
     def _written(self) -> bytes:
-        data = bytes(self.io().data()) or bytes(self.body())
+        data = bytes(self._buffer.data()) or bytes(self.body())
         self.truncate()
         return data
 

@@ -4,7 +4,10 @@ The plugins are those of tests/e2e/plugins; what each does is said at its head.
 """
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -402,3 +405,39 @@ def test_a_plugin_with_a_thread_is_loaded_by_each_worker(
     assert daemon.projects()["(none)"]["generations"][0]["why"] == why
     assert daemon.ows("many/world", **CAPABILITIES).status == 200
     assert crashes(daemon) == {}
+
+
+# what they cost
+
+
+def test_only_filters_that_look_at_answers_are_shown_each_part(tmp_path: Path) -> None:
+    """QGIS's own filter, and one of a plugin that looks at requests, do not slow down answers."""
+    script = """if True:
+        import os
+        from qgis.core import QgsApplication
+        from qgis.server import QgsServer, QgsServerFilter
+        from qgisd.worker.plugins import see_answers
+
+        class AtRequests(QgsServerFilter):
+            def requestReady(self): pass
+
+        class AtAnswers(AtRequests):
+            def responseComplete(self): pass
+
+        application = QgsApplication([], False)
+        interface = QgsServer().serverInterface()
+        seen = [see_answers(interface.filters())]
+        for kind in (AtRequests, AtAnswers):
+            interface.registerFilter(kind(interface), 10)
+            seen.append(see_answers(interface.filters()))
+        print(seen, len(interface.filters()[10]), flush=True)
+        os._exit(0)
+        """
+    environment = os.environ | {
+        "QT_QPA_PLATFORM": "offscreen", "QGIS_OPTIONS_PATH": str(tmp_path), "HOME": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["[False, False, True] 2"], done.stderr
