@@ -48,6 +48,8 @@ _log = logging.getLogger("qgisd")
 _WINDOW = 2 << 20
 #: Longest head of a request that is read at all; http.max_url, below it, is answered with 414.
 _MAX_HEAD = 2 << 20
+#: Share of the descriptors that connections of clients may have.
+_FOR_CLIENTS = 0.8
 #: Seconds between two looks at whether all is answered.
 _LOOK_S = 0.02
 #: Without a request on its open connections for so long, the daemon ends: what a proxy sends right
@@ -136,7 +138,7 @@ class Daemon:
         sockets = runtime / "workers"
         sockets.mkdir(mode=0o700, exist_ok=True)
         self._router = Router(sockets, self._on_frames)
-        raise_descriptor_limit()
+        most = int(raise_descriptor_limit() * _FOR_CLIENTS)
         self._health = Health(sockets, public)
         self._feed = Feed(partial(picture, self._pools, self._health.report))
         self._watching = [
@@ -146,6 +148,7 @@ class Daemon:
         for name, pool in self._config.all_pools().items():
             self._pools[name] = self._make_pool(name, pool, runtime)
         self._listen(public, admin)
+        self._servers[0].most = most
         for name, pool in self._config.all_pools().items():
             self._pools[name].start(pool.projects.pinned)
         self._unit.start()

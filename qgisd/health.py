@@ -88,8 +88,10 @@ def _backlog(listener: socket.socket) -> int:
     return int.from_bytes(info[24:28], sys.byteorder)
 
 
-def raise_descriptor_limit() -> None:
-    """As many descriptors as we may have: each connection, worker and snapshot needs some."""
+def raise_descriptor_limit() -> int:
+    """As many descriptors as we may have: each connection, worker and snapshot needs some. How many
+    that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,24 +1,49 @@
 """Sockets to listen on: from "127.0.0.1:7080" or "unix:/run/qgisd/http.sock", or from systemd."""
 
+import contextlib
+import logging
 import os
 import socket
 import stat
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from qgisd.errors import StartError
 
+_log = logging.getLogger("qgisd.http")
 _BACKLOG = 1024
 #: Number of the first descriptor that systemd hands over (sd_listen_fds(3)).
 _FIRST = 3
 _NAMES = ("http", "admin")
 
 
+#: For one connection too many: read by nobody, answered all the same.
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
 class Server(HTTPServer):
     """Tornado's, that tells whether a client is connected, and forgets none when it stops."""
+
+    #: Connections at once. Without a descriptor left to accept one more, the loop would turn
+    #: without rest, and no worker could be forked.
+    most = sys.maxsize
+
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        if len(self._connections) < self.most:
+            super()._handle_connection(connection, address)
+            return
+        _log.error("%d connections are open, one more is refused: raise LimitNOFILE", self.most)
+        with connection, contextlib.suppress(OSError):
+            connection.setblocking(False)
+            connection.send(_FULL)
 
     def stop(self) -> None:
         """Stop listening. Who has connected by now is served: the kernel would reset those whom

@@ -1,7 +1,9 @@
-"""A folder on a network that stalls holds up nobody without end."""
+"""What the public side owes its clients before a pool has their request."""
 
 import asyncio
 from pathlib import Path
+
+import pytest
 
 from qgisd.http.app import PublicApp, Route, Settings
 from qgisd.http.limits import Limits
@@ -43,3 +45,41 @@ def test_a_project_that_is_not_found_in_time_is_a_504(tmp_path: Path) -> None:
     assert head.startswith(b"HTTP/1.1 504 ") and b"not looked up within 0.2 s" in body
     (line,) = [line for line in head.split(b"\r\n") if line.startswith(b"X-Request-Id: ")]
     assert line.partition(b": ")[2] in body
+
+
+def test_one_connection_too_many_is_told_to_come_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not left to wait: to accept it takes a descriptor, and without one the loop has no rest."""
+
+    async def asked(address: Path) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def ask() -> None:
+        server = Server(PublicApp(SETTINGS, []))
+        server.most = 2
+        address = tmp_path / "http.sock"
+        server.add_sockets(bind(f"unix:{address}"))
+        kept = [await asyncio.open_unix_connection(address) for _ in range(2)]
+        while len(server._connections) < 2:
+            await asyncio.sleep(0)
+        reader, writer = await asyncio.open_unix_connection(address)
+        refused = await reader.read()
+        writer.close()
+        assert refused.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in refused
+        assert "2 connections are open" in caplog.text
+        kept[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await kept[0][0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        for _, writer in kept:
+            writer.close()
+        while server.connected:
+            await asyncio.sleep(0)
+        assert (await asked(address)).startswith(b"HTTP/1.1 200 ")
+        server.stop()
+        await server.close_all_connections()
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
