@@ -492,6 +492,7 @@ class World:
         for worker in busy:
             assert worker.lent or ("long", worker.id) in machine.timers._when
         self._check_caps()
+        self._check_work_is_conserved()
         self._check_jobs()
         self._check_workers()
         loading: list[bool] = []
@@ -542,6 +543,22 @@ class World:
             for key in keys:
                 mine = [job for job in up_to if job.project == key]
                 assert len(mine) <= figures.project_workers + depth
+
+    def _check_work_is_conserved(self) -> None:
+        """Nothing waits that an idle worker may take."""
+        machine, figures = self.machine, self.machine.limits
+        running = [job for job in machine.jobs.values() if self._runs(job)]
+        prints = sum(job.cls is RequestClass.PRINT for job in machine.jobs.values() if job.worker)
+        for job in machine.jobs.values():
+            serving = machine.projects[job.project].serving
+            if job.state is not JobState.QUEUED or serving is None:
+                continue
+            idle = any(worker.state is WorkerState.IDLE for worker in serving.workers.values())
+            mine = sum(other.project == job.project for other in running)
+            free = machine.busy - machine.lent < figures.workers + job.depth
+            allowed = job.cls is not RequestClass.PRINT or prints < figures.print_workers
+            room = mine < machine.projects[job.project].cap + job.depth
+            assert not (idle and free and allowed and room), f"job {job.id} waits for nothing"
 
     def _runs(self, job: Job) -> bool:
         worker = self.machine.workers.get(job.worker)
