@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:7080
 
-.PHONY: run test test-trixie test-systemd chaos parity parity-long check docs install install-system system bench clean
+.PHONY: run test test-trixie test-systemd chaos parity parity-trixie parity-long check docs install install-system system bench clean
 
 run: install
 	@echo; echo "A map:  http://$(LISTEN)/ows/p/world?SERVICE=WMS&VERSION=1.3.0&REQUEST=GetMap&LAYERS=world&STYLES=&CRS=EPSG:4326&BBOX=-90,-180,90,180&WIDTH=1200&HEIGHT=600&FORMAT=image/png"; echo
@@ -37,6 +37,11 @@ chaos: install
 parity: install
 	./scripts/system-packages test
 	PARITY_RESULTS=docs/parity $(BIN)/python -m pytest tests/parity $(ARGS)
+	$(BIN)/python -m tests.parity.table
+
+# The same on Debian 13, as root.
+parity-trixie: install
+	PARITY_RESULTS=docs/parity ./scripts/test-trixie tests/parity $(ARGS)
 	$(BIN)/python -m tests.parity.table
 
 # 10,000 random requests while workers are killed; ARGS='--requests 1000' for fewer.

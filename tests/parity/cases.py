@@ -388,7 +388,8 @@ def _wmts() -> list[Case]:
 
 
 CRS84 = "http://www.opengis.net/def/crs/OGC/1.3/CRS84"
-MERCATOR = "http://www.opengis.net/def/crs/EPSG/9.6.2/3857"
+#: Stands for the URI by which a collection lists EPSG:3857: each QGIS knows its own alone.
+MERCATOR = "{mercator}"
 
 
 def _api() -> list[Case]:
@@ -524,10 +525,10 @@ CASES = [
 OPERATIONS = tuple(dict.fromkeys(case.operation for case in CASES))
 
 
-def cases_of(source: Source) -> list[Case]:
-    """What is asked of a source, in this order."""
+def cases_of(source: Source, mercator: str) -> list[Case]:
+    """What is asked of a source, in this order. mercator: what MERCATOR stands for."""
     return [
-        case
+        replace(case, query=case.query.replace(MERCATOR, mercator))
         for case in CASES
         if source.kind in case.kinds and (not case.only or source.name in case.only)
         if source.name != "spatialite" or not case.id.startswith(_SELF_LOCKED)

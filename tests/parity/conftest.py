@@ -133,7 +133,10 @@ def suite(
         started.append(daemon)
         return daemon
 
-    suite = Suite(place, start, lambda name: tmp_path_factory.mktemp(name))
+    upstream = started[0]
+    collection = upstream.get("/wfs3/collections/land.json?MAP=upstream/upstream").json()
+    (mercator,) = [uri for uri in collection["crs"] if uri.endswith("/3857")]
+    suite = Suite(place, start, lambda name: tmp_path_factory.mktemp(name), mercator)
     wanted = [
         (item.callspec.params["mode"], item.callspec.params["source"])
         for item in request.session.items

@@ -48,6 +48,9 @@ _NO_NORWAY = frozenset(
 #: locks is open beside: in a GeoPackage that keeps its journal, once a request has set a filter.
 _LOCKED = frozenset({"api-write-put", "api-write-patch", "api-write-delete"})
 
+#: Nothing is found where the request asks: newer QGIS makes no table of nothing.
+_NOTHING_FOUND = frozenset({"info-html"})
+
 SOURCES = (
     Source("shp", "vector", editable=True),
     Source("gpkg", "vector", editable=True, hollow=_LOCKED),
@@ -67,7 +70,7 @@ SOURCES = (
         "memory",
         "vector",
         editable=True,
-        hollow=_NO_NORWAY | _LOCKED,
+        hollow=_NO_NORWAY | _LOCKED | _NOTHING_FOUND,
         note="`land` is empty: a project file keeps no features of a memory layer",
     ),
     Source("join", "vector"),
@@ -75,15 +78,15 @@ SOURCES = (
     Source("zip", "vector"),
     Source("tif", "raster"),
     Source("mbtiles", "raster"),
-    Source("vectortile", "raster"),
-    Source("mesh", "raster"),
+    Source("vectortile", "raster", hollow=_NOTHING_FOUND),
+    Source("mesh", "raster", hollow=_NOTHING_FOUND),
     Source("postgres", "vector", "postgres", editable=True),
     Source("postgres-ssl", "vector", "postgres", editable=True),
     Source("postgres-service", "vector", "postgres", editable=True),
     Source("postgres-raster", "raster", "postgres"),
     Source("wms", "raster", "upstream"),
-    Source("wmts", "raster", "upstream"),
-    Source("xyz", "raster", "upstream"),
+    Source("wmts", "raster", "upstream", hollow=_NOTHING_FOUND),
+    Source("xyz", "raster", "upstream", hollow=_NOTHING_FOUND),
     # Its provider, asked for a part, has fetched that part alone.
     Source("wfs", "vector", "upstream", hollow=frozenset({"info-by-geometry", "print-atlas-png"})),
     Source("oapif", "vector", "upstream"),

@@ -56,7 +56,8 @@ def keep(folder: Path, version: str, done: Mapping[tuple[str, str], list[Result]
 WHY = """
 What R does without answers by what it was asked before, in a plain server too: those providers
 keep what they have fetched. `tests/parity/test_parity.py` proves it of plain servers each time, and
-the same of extents.
+the same of extents and of letters. A plain server is started anew for each provider, and asked in
+one order; so is qgisd in C, W and L, and there nothing may differ by the order.
 
 For requests with a filter, and posts, the plain server is told by GDAL's `OGR_SQLITE_JOURNAL` to
 keep a GeoPackage's journal, as qgisd does ([why](writers.md)). Without, it switches the file to
