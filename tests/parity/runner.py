@@ -81,12 +81,12 @@ EXTENTS = (
 #: parts of 2,048 of a letter's height apart. QGIS has no part in it: QPainterPath.addText, then
 #: drawText in another size, then the same addText, on both Debians.
 LETTERS = (
-    "letters, by 0.05 points in PDF and SVG, 8 of 255 shades in PNG and 24 in JPEG at most, by what"
+    "letters, by 0.05 points in PDF and SVG, 8 of 255 shades in PNG and 48 in JPEG at most, by what"
     " was drawn before; of plain servers too"
 )
 SHIFT = 0.05
-#: JPEG makes more of them.
-SHADES = {"image/png": 8, "image/jpeg": 24}
+#: Met are 4, of which JPEG makes up to 26: it rounds what it takes a block of pixels to be made of.
+SHADES = {"image/png": 8, "image/jpeg": 48}
 _STREAM = re.compile(rb"stream\r?\n(.*?)\r?\nendstream", re.DOTALL)
 #: Lengths and places in the file: objects that are a number, tables of places and where those are.
 _PLACES = re.compile(
