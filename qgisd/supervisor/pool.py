@@ -349,8 +349,10 @@ class Pool(Views):
     def _on_head(self, worker: int, head: wire.Head, body: bytes) -> None:
         exchange = self._current(worker, head.id)
         headers = head.headers
-        if head.whole and exchange is not None:
-            headers = self._keep(worker, exchange.order, head, body)
+        job = self._machine.jobs.get(head.id)
+        if head.whole and job is not None and job.worker == worker:
+            # Also if its client has left: the next one may have it.
+            headers = self._keep(worker, self.recorder.at_work(worker), head, body)
         if head.whole:
             # Order matters: free the worker first, the answer itself costs a write.
             self._handle(e.WorkerDone(worker, head.id, grown=head.grown))

@@ -111,6 +111,10 @@ class Recorder:
             order = replace(order, body=order.body[:_BODY])
         self._last.setdefault(worker, deque(maxlen=_PER_WORKER)).append(order)
 
+    def at_work(self, worker: int) -> Order:
+        """What a worker that has a request was given."""
+        return self._last[worker][-1]
+
     def autopsy(self, worker: int, stack: str) -> None:
         """What a worker was doing when it was about to be killed."""
         self._stacks[worker] = redact(stack)

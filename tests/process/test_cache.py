@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.process.tools import Raw, busy, path
 from tests.support import Daemon, eventually, write_fake_project
 
 ASK = {"SERVICE": "WMS", "REQUEST": "GetCapabilities", "do": "pid"}
@@ -24,6 +25,20 @@ def test_capabilities_are_kept_for_the_generation(
     assert served(daemon) == 1
     project = daemon.projects()["a.qgs"]
     assert (project["requests"], project["cached"]) == (6, 5)
+
+
+def test_the_answer_for_a_client_that_has_left_is_kept_for_the_next(
+    daemons: Callable[..., Daemon], fake_roots: Path
+) -> None:
+    daemon = daemons(fake_roots, pool="disconnect_grace_s = 10")
+    daemon.ows("a", do="text")
+    ask = ASK | {"do": "text", "s": 0.5}
+    with Raw(daemon) as client:
+        client.get(path("a", **ask))
+        busy(daemon)
+    eventually(lambda: served(daemon) == 2)
+    assert daemon.get(path("a", **ask), headers={"Host": "t"}).body == b"hello"
+    assert daemon.projects()["a.qgs"]["cached"] == 1
 
 
 def test_another_file_is_another_answer(daemons: Callable[..., Daemon], fake_roots: Path) -> None:
