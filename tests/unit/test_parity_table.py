@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.parity import table
 from tests.parity.cases import CASES, MERCATOR, cases_of
-from tests.parity.runner import LETTERS, Result, compare
+from tests.parity.runner import LETTERS, TRIES, Result, compare, draws_too
 from tests.parity.sources import BY_NAME, SOURCES
 from tests.support import Response
 
@@ -93,3 +93,12 @@ def test_letters_may_be_drawn_otherwise_in_random_order_and_nothing_else(
     assert found.cause == cause and bool(found.difference) == (not cause)
     in_order = compare(gpkg, case, answer(kind, ours), answer(kind, plain))
     assert in_order.difference and not in_order.cause
+
+
+def test_a_picture_that_a_plain_server_draws_now_and_then_is_its_own() -> None:
+    ours, other = answer("image/png", png(1)), answer("image/png", png(99))
+    now_and_then = iter([other] * (TRIES - 1) + [answer("image/png", png(1))])
+    assert draws_too(lambda: next(now_and_then), ours)
+    asked = iter([other] * TRIES)
+    assert not draws_too(lambda: next(asked), ours)
+    assert next(asked, None) is None
