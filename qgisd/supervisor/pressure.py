@@ -81,8 +81,12 @@ class Pressure(Loads):
             self._unload(victim, Reason.EVICTED)
             self._maybe_forget(victim)
             return
-        # Not those at rest: each is the spare of a pinned project, which would be forked again.
-        workers = [worker for worker in self.workers.values() if worker.state in _AT_WORK]
+        # One at rest is the spare of a pinned project, and forked again: of use where it has grown.
+        workers = [
+            worker
+            for worker in self.workers.values()
+            if worker.state in _AT_WORK or (worker.state is WorkerState.IDLE and worker.served)
+        ]
         if workers and self._samples_since_kill > KILL_PAUSE:
             self._samples_since_kill = 0
             largest = max(workers, key=lambda worker: worker.private)
