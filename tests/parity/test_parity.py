@@ -15,7 +15,12 @@ from tests.parity.sources import BY_NAME, SOURCES, VARIANTS, Source
 #: `make parity` asks everything in every mode.
 WHOLE = bool(os.environ.get("PARITY_RESULTS"))
 PAIRS = [
-    pytest.param(mode, source, id=f"{mode.name}-{source.name}")
+    pytest.param(
+        mode,
+        source,
+        id=f"{mode.name}-{source.name}",
+        marks=[pytest.mark.variant] if source.name in VARIANTS else [],
+    )
     for mode in MODES
     for source in SOURCES
     if source.name not in mode.without
