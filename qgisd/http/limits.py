@@ -4,6 +4,7 @@ Sizes of pictures, numbers of layers and features, and parameters by which a cli
 server fetch something of the client's choice (SLD=, EXTERNAL_WMS).
 """
 
+import html
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,11 @@ _LEGEND_SIZES = (
     "SYMBOLWIDTH", "SYMBOLHEIGHT", "BOXSPACE", "LAYERSPACE", "LAYERTITLESPACE", "SYMBOLSPACE",
     "ICONLABELSPACE", "LAYERFONTSIZE", "ITEMFONTSIZE",
 )  # fmt: skip
+#: Parameters with symbols in them; those of the maps of a print have "MAP0:" before.
+_SYMBOLS = ("SLD_BODY", "HIGHLIGHT_SYMBOL")
+_HREF = re.compile(r"""href\s*=\s*(["'])\s*(.*?)\1""", re.IGNORECASE | re.DOTALL)
+#: A graphic of QGIS's own folders of symbols, or one that is in the symbol itself.
+_NEAR = re.compile(r"base64:|(?!/|\\|.*:|.*\.\.)", re.IGNORECASE | re.DOTALL)
 #: The parameter that bounds the number of features, by version of WFS.
 _COUNT_NAMES = ("COUNT", "MAXFEATURES")
 
@@ -53,8 +59,23 @@ def check(parameters: Mapping[str, str], limits: Limits) -> None:
             name.strip().upper().startswith("EXTERNAL_WMS:") for name in names
         ):
             raise Forbidden("layers of an EXTERNAL_WMS are not drawn here")
-    if parameters.get("SLD") and not limits.external_sld:
+    if limits.external_sld:
+        return
+    if parameters.get("SLD"):
         raise Forbidden("SLD by URL is not fetched here; send it as SLD_BODY")
+    for name, value in parameters.items():
+        if name.endswith(_SYMBOLS):
+            _check_symbol(name, value)
+
+
+def _check_symbol(name: str, value: str) -> None:
+    """QGIS fetches an ExternalGraphic from wherever its href says, or reads it from that file."""
+    text = html.unescape(value)
+    if re.search("<!(DOCTYPE|ENTITY)", text):
+        raise Forbidden(f"{name} has a document type, which is not read here")
+    for _, where in _HREF.findall(text):
+        if not _NEAR.match(where):
+            raise Forbidden(f"{name} has a graphic at {where[:100]!r}, which is not fetched here")
 
 
 def _layers(parameters: Mapping[str, str]) -> Iterator[list[str]]:

@@ -143,3 +143,32 @@ def test_an_xml_get_feature_that_cannot_be_bounded_is_refused() -> None:
         clamp_xml(body, {}, 100)
     assert clamp_xml(body, {"maxFeatures": "7"}, 100) == body
     assert clamp_xml(body, {}, 0) == body
+
+
+SYMBOL = "<se:ExternalGraphic><se:OnlineResource xlink:href={}/></se:ExternalGraphic>"
+
+
+@pytest.mark.parametrize("name", ["SLD_BODY", "HIGHLIGHT_SYMBOL", "MAP0:HIGHLIGHT_SYMBOL"])
+@pytest.mark.parametrize(
+    "href",
+    [
+        '"http://10.0.0.1/x.svg"', "'https://h/x.svg'", '"&#104;ttp://h/x.svg"', '"file:///x.svg"',
+        '"/etc/x.svg"', '" \n//h/x.svg"', '"../x.svg"', '"a/../../x.svg"', '"c:\\x.svg"',
+        '"\\\\h\\x.svg"', '"/vsicurl/http://h/x"',
+    ],
+)  # fmt: skip
+def test_a_symbol_may_not_have_a_graphic_from_elsewhere(name: str, href: str) -> None:
+    with pytest.raises(Forbidden, match=f"{name} has a graphic at"):
+        check({name: SYMBOL.format(href)}, LIMITS)
+    check({name: SYMBOL.format(href)}, NONE)
+
+
+@pytest.mark.parametrize("href", ['"arrows/Arrow_01.svg"', "'star.svg'", '"base64:PHN2Zy8+"', '""'])
+def test_a_symbol_may_have_a_graphic_of_qgis_or_its_own(href: str) -> None:
+    check({"SLD_BODY": SYMBOL.format(href)}, LIMITS)
+
+
+def test_a_symbol_may_not_define_entities() -> None:
+    text = '<!DOCTYPE a [<!ENTITY u "http://h/x.svg">]>' + SYMBOL.format('"&u;"')
+    with pytest.raises(Forbidden, match="document type"):
+        check({"SLD_BODY": text}, LIMITS)
