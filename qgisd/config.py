@@ -82,8 +82,13 @@ def _check_token(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_optional(value: SecretStr) -> SecretStr:
+    return _check_token(value) if value.get_secret_value() else value
+
+
 Token = Annotated[SecretStr, AfterValidator(_check_token)]
 Tokens = Annotated[list[Token], BeforeValidator(_split)]
+OptionalToken = Annotated[SecretStr, AfterValidator(_check_optional)]
 Listen = Annotated[str, BeforeValidator(lambda value: _check_listen(str(value)))]
 
 
@@ -100,6 +105,8 @@ class Http(Section):
     spool: Size = "512MiB"  # type: ignore[assignment]
     client_timeout_s: Seconds = 60
     apis: list[str] = []
+    #: "" means one of this daemon's own.
+    nesting_token: OptionalToken = SecretStr("")
 
 
 class RequestLimits(Section):

@@ -9,6 +9,7 @@ import gc
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -92,6 +93,10 @@ class Daemon:
         self._unit = SystemdUnit(self._pools)
         #: Addresses that are ours to forget.
         self._bound: list[str] = []
+        #: By which we know what our own workers ask for.
+        self._nesting_token = (
+            self._config.http.nesting_token.get_secret_value() or secrets.token_hex(16)
+        )
         self._failure = ""
         self._stop = asyncio.Event()
         self._now = False
@@ -167,7 +172,8 @@ class Daemon:
             (profile / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
         def environment(control: int, lifeline: int) -> dict[str, str]:
-            return zygote_environment(name, pool, profile, control, lifeline)
+            token = self._nesting_token
+            return zygote_environment(name, pool, profile, token, control, lifeline)
 
         return RunningPool(
             name,
@@ -209,6 +215,7 @@ class Daemon:
             http.cors_origins,
             http.apis,
             address,
+            self._nesting_token,
             limits.Limits(**self._config.limits.model_dump()),
         )
         routes = [
@@ -353,7 +360,7 @@ def timeout_of(pool: Pool, project: str, cls: RequestClass) -> float:
 
 
 def zygote_environment(
-    name: str, pool: Pool, profile: Path, control: int, lifeline: int
+    name: str, pool: Pool, profile: Path, nesting_token: str, control: int, lifeline: int
 ) -> dict[str, str]:
     """The whole environment of a zygote: ours, less what disturbs, plus what QGIS needs."""
     settings = ZygoteSettings(
@@ -368,6 +375,7 @@ def zygote_environment(
         strict_layers=pool.projects.bad_layers == "strict",
         network_timeout_s=pool.qgis.network_timeout_s,
         quiesce_s=pool.quiesce_s,
+        nesting_token=nesting_token,
         window=_WINDOW,
         watch_data=pool.projects.watch_data,
         snapshot=pool.snapshot,

@@ -33,7 +33,8 @@ MAX_HEADER = 4 << 20
 #: Bytes of one control packet: below the kernel's default send buffer for a socketpair.
 MAX_CONTROL = 128 << 10
 
-#: Product name in the User-Agent of what workers fetch; its version is the depth of nesting.
+#: Product in the User-Agent of what workers fetch. Its version is the depth of nesting; behind it
+#: stands what only the daemon and its workers know, as anybody may send such a header.
 DEPTH_AGENT = "qgisd-depth"
 
 #: Below a pool's HOME: folders that workers made for themselves, named by their pids.

@@ -32,6 +32,8 @@ class ZygoteSettings(msgspec.Struct, frozen=True):
     network_timeout_s: float
     #: Seconds that threads get to end before a project is declared unforkable.
     quiesce_s: float
+    #: By which the daemon knows what its own workers ask for.
+    nesting_token: str
     #: Bytes of an answer that may be on their way to the daemon before a worker waits.
     window: int
     #: False: nobody wants to know the data files of a project.

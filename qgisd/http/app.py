@@ -77,6 +77,7 @@ class Settings:
     #: First path segments of further QGIS APIs, e.g. "/lizmap".
     apis: Sequence[str]
     fallback_host: str
+    nesting_token: str
     limits: limits.Limits
 
 
@@ -359,9 +360,11 @@ class PublicApp(HTTPServerConnectionDelegate):
         headers = forwarded.believed(
             connection.headers, connection.trusted, connection.identified, base
         )
-        depth = forwarded.depth(connection.headers)
+        depth, ours = forwarded.depth(connection.headers, self._settings.nesting_token)
         if depth > MOST_DEPTH:
             raise errors.LoopDetected(f"projects that draw each other {depth} levels deep")
+        if not ours:
+            depth = 0  # only what our workers wait for goes before the rest
         connection.service = route.service
         connection.request_class = cls.value
 

@@ -6,6 +6,7 @@ plugin opens the data where the header of an anonymous user is missing.
 """
 
 import re
+import secrets
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
@@ -31,7 +32,7 @@ _IDENTITY = "X-Qgisd-Identity"
 #: What Lizmap says of somebody who is not logged in. Nothing at all means to its plugin that no
 #: rights are asked about, and it opens the data.
 _ANONYMOUS = [("X-Lizmap-User", ""), ("X-Lizmap-User-Groups", "")]
-_DEPTH = re.compile(DEPTH_AGENT + r"/(\d{1,3})")
+_DEPTH = re.compile(DEPTH_AGENT + r"/(\d{1,3})(?: \(([^)]*)\))?")
 _HOST = re.compile(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?$")
 _PREFIX = re.compile(r"^(/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.:@/+=-]{1,128}$")
@@ -131,10 +132,12 @@ def request_id(headers: HTTPHeaders, trusted: bool, fresh: str) -> str:
     return given if _REQUEST_ID.match(given) else fresh
 
 
-def depth(headers: HTTPHeaders) -> int:
-    """How deep a request is nested: workers mark theirs (worker/qgis_server.py)."""
+def depth(headers: HTTPHeaders, token: str) -> tuple[int, bool]:
+    """How deep a request says it is nested, and whether a worker of ours says so (nesting.py)."""
     match = _DEPTH.search(headers.get("User-Agent", ""))
-    return int(match[1]) if match else 0
+    if match is None:
+        return 0, False
+    return int(match[1]), secrets.compare_digest((match[2] or "").encode(), token.encode())
 
 
 def _first(value: str) -> str:

@@ -22,12 +22,20 @@ from qgisd import wire
 _KEY = "qgis/networkAndProxy/userAgent"
 _MARK = re.compile(wire.DEPTH_AGENT + r"/(\d{1,3})")
 _marked = 1
+_token = ""
+
+
+def start(token: str) -> None:
+    """In the zygote. token: by which the daemon knows its own workers."""
+    global _token
+    _token = token
+    mark(1)
 
 
 def mark(depth: int) -> None:
     """From now on QGIS's own requests say `depth`."""
     global _marked
-    QgsSettings().setValue(_KEY, f"Mozilla/5.0 {wire.DEPTH_AGENT}/{depth}")
+    QgsSettings().setValue(_KEY, f"Mozilla/5.0 {wire.DEPTH_AGENT}/{depth} ({_token})")
     _marked = depth
 
 

@@ -69,7 +69,7 @@ class QgisBackend:
         QgsNetworkAccessManager.setTimeout(round(seconds * 1000))
         # QGIS tells libpq a connect_timeout of its own, 30 s, over PGCONNECT_TIMEOUT.
         QgsSettings().setValue("providers/PostgreSQL/default_timeout", math.ceil(seconds))
-        nesting.mark(1)
+        nesting.start(self._settings.nesting_token)
         interface = self._server.serverInterface()
         registry = interface.serviceRegistry()
         services = [name for name in _SERVICES if registry.getService(name) is not None]

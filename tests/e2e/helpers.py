@@ -65,7 +65,7 @@ def zygote(profile: Path) -> dict[str, str]:
     """The environment of a zygote of qgisd, its settings included."""
     for folder in ("", "qgis", "cache"):
         (profile / folder).mkdir(parents=True, exist_ok=True)
-    return zygote_environment("test", Pool(), profile, -1, -1)
+    return zygote_environment("test", Pool(), profile, "", -1, -1)
 
 
 def plain_environment(profile: Path, hash_seed: str = "0") -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.process.tools import GET_FEATURE, XML, Raw, background, busy, path, state
-from tests.support import Daemon, eventually
+from tests.support import Daemon, Response, eventually
 
 Start = Callable[..., Daemon]
 
@@ -316,3 +316,33 @@ def test_a_length_in_other_digits_is_400(daemons: Start, fake_roots: Path) -> No
     answer = daemon.request("POST", path("a"), headers={"Content-Length": "\xb2"})
     assert answer.status == 400
     assert "Traceback" not in daemon.log()
+
+
+# what our own workers ask for
+
+
+def test_only_a_worker_of_ours_has_a_slot_of_its_own(daemons: Start, fake_roots: Path) -> None:
+    token = "0123456789abcdef" * 4
+    daemon = daemons(
+        fake_roots, pool="workers = 1\nlend_after_s = 60",
+        environment={"QGISD_HTTP__NESTING_TOKEN": token},
+    )  # fmt: skip
+    target = path("a", do="text")
+    daemon.get(target)
+
+    def ask(agent: str) -> Response:
+        return daemon.get(target, headers={"User-Agent": f"Mozilla/5.0 {agent}"})
+
+    with background() as clients:
+        running = clients.ows(daemon, "b", do="text", s=1.5)
+        busy(daemon)
+        forged = [clients.run(lambda agent=agent: ask(agent)) for agent in (
+            "qgisd-depth/1", "qgisd-depth/2 (0123456789abcdef)")]  # fmt: skip
+        queued(daemon, "a.qgs", 2)
+        assert ask(f"qgisd-depth/1 ({token})").body == b"hello"
+        assert not running.done() and not any(answer.done() for answer in forged)
+        # A loop is one over any number of daemons.
+        assert ask("qgisd-depth/3").status == 508
+        assert [answer.result().body for answer in forged] == [b"hello"] * 2
+    assert token not in daemon.log()
+    assert token not in daemon.ctl("config").stdout

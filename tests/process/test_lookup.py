@@ -10,7 +10,7 @@ from qgisd.http.limits import Limits
 from qgisd.http.listen import Server, bind
 from qgisd.supervisor.model import ProjectRef
 
-SETTINGS = Settings((), 1 << 20, 1 << 16, (), (), "h", Limits(0, 0, 0, 0, False, False))
+SETTINGS = Settings((), 1 << 20, 1 << 16, (), (), "h", "", Limits(0, 0, 0, 0, False, False))
 
 
 class Stalled:

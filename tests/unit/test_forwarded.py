@@ -3,7 +3,7 @@
 import pytest
 from tornado.httputil import HTTPHeaders
 
-from qgisd.http.forwarded import Trust, believed, identifies, public_base, request_id
+from qgisd.http.forwarded import Trust, believed, depth, identifies, public_base, request_id
 
 
 def headers(*pairs: tuple[str, str]) -> HTTPHeaders:
@@ -166,3 +166,20 @@ def test_a_trusted_proxy_may_say_that_it_vouches_for_nobody() -> None:
     for both in (("none", "all"), ("all", "none"), ("all, None", "")):
         assert not identifies(headers(*(("X-Qgisd-Identity", one) for one in both)), True)
     assert not identifies(headers(), False)
+
+
+@pytest.mark.parametrize(
+    ("agent", "told"),
+    [
+        ("Mozilla/5.0 qgisd-depth/1 (ours)", (1, True)),
+        ("Mozilla/5.0 qgisd-depth/2 (ours) QGIS/32216", (2, True)),
+        ("qgisd-depth/1 (theirs)", (1, False)),
+        ("qgisd-depth/1 ()", (1, False)),
+        ("qgisd-depth/3", (3, False)),
+        ("qgisd-depth/1 (ours", (1, False)),
+        ("Mozilla/5.0", (0, False)),
+    ],
+)
+def test_depth_is_read_and_who_tells_it(agent: str, told: tuple[int, bool]) -> None:
+    assert depth(headers(("User-Agent", agent)), "ours") == told
+    assert depth(headers(), "ours") == (0, False)
