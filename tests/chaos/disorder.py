@@ -56,14 +56,19 @@ class Postgres:
         raise AssertionError(f"no PostgreSQL on port {port}")
 
     def stop(self) -> None:
-        """Fast: its clients are cut off."""
-        os.kill(self._pid, signal.SIGINT)
-        if self._started is not None:
-            self._started.wait(20)
-        else:
-            eventually(self._is_down, timeout=20)
+        """Fast: its clients are cut off. Told again and again: one that has only just been started
+        may not hear it yet."""
 
-    def _is_down(self) -> bool:
+        def is_down() -> bool:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGINT)
+            return self._has_ended()
+
+        eventually(is_down, timeout=20, period=0.2)
+
+    def _has_ended(self) -> bool:
+        if self._started is not None:
+            return self._started.poll() is not None
         with contextlib.suppress(OSError):
             state = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[0]
             return state == "Z"
